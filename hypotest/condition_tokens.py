@@ -1,0 +1,223 @@
+"""Text of a condition -> tokens. The grammar stands in `conditions`; this is its lowest layer.
+
+A token is (kind, value, position). The kind is an operator or a keyword as spelled, or one of NAME (a tag or
+an id), VALUE (a literal, read), METHOD (the word after a point), LEN, END.
+"""
+
+from __future__ import annotations
+
+from hypotest.errors import ConditionSyntaxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any, NoReturn
+
+    Token = tuple[str, Any, int]
+
+MAX_LENGTH = 65_536  # characters of a condition
+MAX_TOKENS = 32_768  # a list may hold 16,000 ids
+MAX_DIGITS = 4_300  # of a number; Python's own limit since 3.10.7, because reading them is quadratic
+MAX_SPECIAL_NAMES = 64  # tag names that are no identifiers: each is tried at each token
+
+INVALID = "condition_to_enter_experiment is invalid"
+NAME, VALUE, METHOD, LEN, END = "name", "value", "method", "len", "end of the text"
+IDS = ("user_id", "visitor_id")
+
+_KEYWORDS = frozenset(("and", "or", "not", "in", "is"))
+_CONSTANTS = {"True": True, "False": False, "None": None}
+_OPERATORS = frozenset(("==", "!=", "<=", ">=", "<", ">", "(", ")", "[", "]", "{", "}", ",", ".", "-"))
+_DIGITS = frozenset("0123456789")
+_WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+_BLANK = " \t\f\r\n"
+_QUOTES = frozenset("'\"")
+_PREFIXES = frozenset("rRuU")
+_OCTAL = frozenset("01234567")
+_ESCAPES = dict(zip("'\"abfnrtv", "'\"\a\b\f\n\r\t\v", strict=True))
+_HEX_ESCAPES = {"x": 2, "u": 4, "U": 8}
+
+
+def fail(message: str, position: int) -> NoReturn:
+    """Raise the ConditionSyntaxError for something at this position (0 is the first character)."""
+    raise ConditionSyntaxError(f"{INVALID}: {message} at character {position + 1}")
+
+
+def tokenize(text: str, names: Iterable[str]) -> list[Token]:
+    """Split a condition into tokens, END last.
+
+    Args:
+        text: the condition.
+        names: the tag names it may use.
+
+    Raises:
+        ConditionSyntaxError: not a token of the grammar, an undeclared name, or over a cap.
+    """
+    _check(text)
+    text = text.rstrip(_BLANK)
+    lexicon = _Lexicon(names)
+    tokens: list[Token] = []
+    depth = 0
+    at = len(text) - len(text.lstrip(_BLANK))
+    while at < len(text):
+        char = text[at]
+        if char in " \t\f" or (char in "\r\n" and depth):
+            at += 1
+            continue
+        if tokens and tokens[-1][0] == ".":
+            end = _word_end(text, at)
+            token: Token = (METHOD, text[at:end], at)
+        else:
+            token, end = lexicon.read(text, at)
+        if len(tokens) == MAX_TOKENS:
+            fail(f"more than {MAX_TOKENS} tokens", at)
+        tokens.append(token)
+        depth += (token[0] in ("(", "[", "{")) - (token[0] in (")", "]", "}"))
+        at = end
+    tokens.append((END, None, at))
+    return tokens
+
+
+def _check(text: str) -> None:
+    if not isinstance(text, str):
+        raise ConditionSyntaxError(f"{INVALID}: expected a text")
+    if len(text) > MAX_LENGTH:
+        raise ConditionSyntaxError(f"{INVALID}: longer than {MAX_LENGTH} characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConditionSyntaxError(f"{INVALID}: not valid Unicode") from error
+
+
+def _is_word(name: str) -> bool:
+    return bool(name) and name[0] not in _DIGITS and _word_end(name, 0) == len(name)
+
+
+def _word_end(text: str, at: int) -> int:
+    """End of the word at `at`. Everything beyond ASCII is part of a word: only a declared name can match it."""
+    end = at
+    while end < len(text) and (text[end] in _WORD or text[end] > "\x7f"):
+        end += 1
+    return end
+
+
+class _Lexicon:
+    """The names of one experiment, and how a token is read with them."""
+
+    __slots__ = ("_names", "_special")
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        special = [name for name in self._names if name and not _is_word(name)]
+        if len(special) > MAX_SPECIAL_NAMES:
+            raise ConditionSyntaxError(f"{INVALID}: more than {MAX_SPECIAL_NAMES} tag names are no identifiers")
+        self._special: Sequence[str] = sorted(special, key=len, reverse=True)
+
+    def read(self, text: str, at: int) -> tuple[Token, int]:
+        """Give the token at `at`, which is no blank, and where it ends."""
+        for name in self._special:
+            end = at + len(name)
+            if text.startswith(name, at) and (_word_end(name[-1], 0) == 0 or _word_end(text, end) == end):
+                return (NAME, name, at), end
+        char = text[at]
+        if char in _QUOTES:
+            return _string(text, at, at, raw=False)
+        if char in _DIGITS or (char == "." and text[at + 1 : at + 2] in _DIGITS):
+            return _number(text, at)
+        end = _word_end(text, at)
+        return self._word(text, at, end) if end > at else _symbol(text, at)
+
+    def _word(self, text: str, at: int, end: int) -> tuple[Token, int]:
+        word = text[at:end]
+        if word in _PREFIXES and text[end : end + 1] in _QUOTES:
+            return _string(text, at, end, raw=word in "rR")
+        if word in _KEYWORDS:
+            return (word, None, at), end
+        if word in _CONSTANTS:
+            return (VALUE, _CONSTANTS[word], at), end
+        if word in self._names or word in IDS:
+            return (NAME, word, at), end
+        if word != LEN:
+            fail(f"unknown name {word[:40]!r}", at)
+        return (LEN, None, at), end
+
+
+def _symbol(text: str, at: int) -> tuple[Token, int]:
+    symbol = text[at : at + 2] if text[at : at + 2] in _OPERATORS else text[at]
+    if symbol not in _OPERATORS:
+        fail(f"unexpected {symbol!r}", at)
+    return (symbol, None, at), at + len(symbol)
+
+
+def _number(text: str, at: int) -> tuple[Token, int]:
+    end = _word_end(text, at)
+    if text[at : at + 2].lower() not in ("0x", "0o", "0b"):
+        if text[end : end + 1] == ".":
+            end = _word_end(text, end + 1)
+        if text[end - 1] in "eE" and text[end : end + 1] in ("+", "-"):
+            end = _word_end(text, end + 1)
+    literal = text[at:end]
+    if len(literal) > MAX_DIGITS or not literal.isascii():
+        fail(f"bad number {literal[:40]!r}", at)
+    try:
+        return (VALUE, _read_number(literal), at), end
+    except ValueError:
+        return fail(f"bad number {literal[:40]!r}", at)
+
+
+def _read_number(literal: str) -> float:
+    """Read an int or float; `int(_, 0)` and `float` take digits, underscores and zeros as Python's syntax does."""
+    if literal[:2].lower() == "0x" or not ("." in literal or "e" in literal.lower()):
+        return int(literal, 0)
+    return float(literal)
+
+
+def _string(text: str, at: int, quote_at: int, *, raw: bool) -> tuple[Token, int]:
+    quote = text[quote_at]
+    if text.startswith(quote * 3, quote_at):
+        fail("triple quotes are not supported", at)
+    start = quote_at + 1
+    close = text.find(quote, start)
+    escape = text.find("\\", start, close) if close > 0 else -1
+    while escape >= 0:
+        if escape + 1 == close:
+            close = text.find(quote, escape + 2)
+        escape = text.find("\\", escape + 2, close) if close > 0 else -1
+    if close < 0:
+        fail("this text has no end", at)
+    body = text[start:close]
+    if "\n" in body or "\r" in body or "\0" in body:
+        fail("a line break or NUL in a text", at)
+    return (VALUE, body if raw or "\\" not in body else _unescape(body, at), at), close + 1
+
+
+def _unescape(body: str, at: int) -> str:
+    head, *pieces = body.split("\\")
+    result = [head]
+    index = 0
+    while index < len(pieces):
+        piece = pieces[index]
+        if not piece:  # two backslashes: one that is meant, and what follows it is plain
+            result.append("\\" + (pieces[index + 1] if index + 1 < len(pieces) else ""))
+            index += 2
+            continue
+        result.append(_escaped(piece, at))
+        index += 1
+    return "".join(result)
+
+
+def _escaped(piece: str, at: int) -> str:
+    """Give the text of what follows a backslash; unknown escapes keep the backslash, as in Python."""
+    char = piece[0]
+    if char in _HEX_ESCAPES or char == "N":
+        end = 1 + _HEX_ESCAPES.get(char, 0)
+        digits = piece[1:end]
+        if len(digits) != end - 1 or not (digits.isascii() and digits.isalnum()):
+            fail("bad escape in the text", at)
+        try:
+            return chr(int(digits, 16)) + piece[end:]
+        except (ValueError, OverflowError):
+            fail("bad escape in the text", at)
+    if char in _OCTAL:
+        end = next((i for i in (1, 2) if piece[i : i + 1] not in _OCTAL), 3)
+        return chr(int(piece[:end], 8)) + piece[end:]
+    return _ESCAPES[char] + piece[1:] if char in _ESCAPES else "\\" + piece
