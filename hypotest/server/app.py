@@ -70,7 +70,7 @@ class _Account:
     traffic: _Traffic = field(default_factory=_Traffic)
 
 
-class _Server:
+class _Routes:
     """What the routes share."""
 
     def __init__(self, store: Store, experiments: ExperimentsFile, tokens: Sequence[str], max_body: int) -> None:
@@ -105,12 +105,7 @@ class _Server:
         return _json({"accepted": added.accepted, "duplicates": added.duplicates})
 
     def _ingest(self, account: int, body: bytes) -> Added:
-        rows = parse_batch(body)
-        try:
-            return self.store.add(account, rows)
-        except sqlite3.Error as error:
-            _log.error("events: a batch of %s could not be stored: %s", len(rows), error)
-            raise Refusal(503, f"the database does not take it: {error}; nothing was stored") from None
+        return self.store.add(account, parse_batch(body, account))
 
     async def results(self, request: Request) -> Response:
         account = await self._account(request)
@@ -174,37 +169,38 @@ def create_app(
         tokens: who may use it; each sees its own events only, all see the same experiments.
         max_body: bytes a request body may have, decompressed as well.
     """
-    server = _Server(store, experiments, tokens, max_body)
+    routes = _Routes(store, experiments, tokens, max_body)
     app = Starlette(
         routes=[
-            Route("/v1/all_series_tests", server.settings, methods=["GET"]),
-            Route("/v1/events", server.events, methods=["POST"]),
-            Route("/v1/results", server.results, methods=["GET"]),
-            Route("/v1/accounts", server.accounts_, methods=["GET"]),
-            Route("/v1/health", server.health, methods=["GET"]),
+            Route("/v1/all_series_tests", routes.settings, methods=["GET"]),
+            Route("/v1/events", routes.events, methods=["POST"]),
+            Route("/v1/results", routes.results, methods=["GET"]),
+            Route("/v1/accounts", routes.accounts_, methods=["GET"]),
+            Route("/v1/health", routes.health, methods=["GET"]),
         ],
         exception_handlers={
             Refusal: _refused,
             HTTPException: _http_error,
+            sqlite3.Error: _storage_failed,
             ClientDisconnect: _gone,
             Exception: _failed,
         },
-        lifespan=functools.partial(_lifespan, server),
+        lifespan=functools.partial(_lifespan, routes),
     )
     app.router.redirect_slashes = False
     return app
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(server: _Server, _app: Starlette) -> AsyncIterator[None]:
-    watching = asyncio.create_task(server.experiments.watch())
+async def _lifespan(routes: _Routes, _app: Starlette) -> AsyncIterator[None]:
+    watching = asyncio.create_task(routes.experiments.watch())
     try:
         yield
     finally:
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
-        await asyncio.to_thread(server.store.close)
+        await asyncio.to_thread(routes.store.close)
 
 
 def _matches(headers: list[str], etag: str) -> bool:
@@ -239,6 +235,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _gone(_request: Request, _error: Exception) -> Response:
     """The client hung up: nobody reads this, and nothing of the batch was stored."""
     return _json({"error": "the body did not arrive"}, 400)
+
+
+async def _storage_failed(request: Request, error: Exception) -> Response:
+    """A full disk, a database that another program holds locked: a transaction is kept whole or not at all."""
+    _log.error("%s: the database failed: %s", request.url.path, error)
+    return _json({"error": f"the database failed, nothing was stored: {error}"}, 503, {"Retry-After": "1"})
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:

@@ -21,5 +21,3 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a fault of ours
         self.headers: dict[str, str] = {}
         if status == 401:  # noqa: PLR2004 - RFC 9110, 11.6.1: a 401 names its scheme
             self.headers["WWW-Authenticate"] = "Bearer"
-        if status == 503:  # noqa: PLR2004
-            self.headers["Retry-After"] = "1"

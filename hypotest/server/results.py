@@ -6,9 +6,11 @@
   each person is counted under one variant, and so are all the person's ids. Who later saw another variant of
   the same experiment is also counted in `mixed`.
 - A goal counts for every experiment the person was exposed to **at or before** the goal's time. A person has
-  converted if there is one such event; `count` and `sum` cover all of them. Goals of people who were never
+  converted if there is one such event; `count` and `sum` cover all of them, `no_value` says how many of them
+  had no number to sum. Goals of people who were never
   exposed, or not yet, don't count.
-- Exposures with an `ht_sdk_error` count: the person did get that variant. `errors` says how many there were.
+- Exposures with an `ht_sdk_error` and those that an override decided count too: the person did get that variant.
+  `errors` and `overridden` say how many events those were, for they are no random draw.
 
 One pass over the account's events in a read transaction; memory grows with people, not with events.
 """
@@ -22,12 +24,10 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping
 
-_MATCHES = (
-    "SELECT DISTINCT user_id, visitor_id FROM events "
-    "WHERE account = ? AND user_id IS NOT NULL AND visitor_id IS NOT NULL"
-)
+_MATCHES = "SELECT DISTINCT user_id, visitor_id FROM events WHERE account = ? AND user_id <> '' AND visitor_id <> ''"
 _EXPOSURES = (
-    "SELECT name, variant, user_id, visitor_id, min(time) AS first, min(seq), count(*), count(error) "
+    "SELECT name, variant, user_id, visitor_id, min(time) AS first, min(seq), count(*), count(error), "
+    """sum(ifnull(instr(tags, '"override_reason":'), 0) > 0) """
     "FROM events WHERE account = ? AND type = 'visit' GROUP BY name, variant, user_id, visitor_id "
     "ORDER BY first, min(seq)"
 )
@@ -64,6 +64,7 @@ class _Goal:
     converted: set[str] = field(default_factory=set)
     count: int = 0
     total: float = 0.0
+    no_value: int = 0
 
 
 @dataclass
@@ -74,6 +75,7 @@ class _Variant:
     mixed: set[str] = field(default_factory=set)
     exposures: int = 0
     errors: int = 0
+    overridden: int = 0
     goals: dict[str, _Goal] = field(default_factory=dict)
 
     def as_json(self, goals: Iterable[str]) -> dict[str, Any]:
@@ -85,6 +87,7 @@ class _Variant:
             "mixed": len(self.mixed),
             "exposures": self.exposures,
             "errors": self.errors,
+            "overridden": self.overridden,
             "goals": {name: _goal_json(self.goals.get(name, _Goal()), people) for name in goals},
         }
 
@@ -92,7 +95,13 @@ class _Variant:
 def _goal_json(goal: _Goal, people: int) -> dict[str, Any]:
     converted = len(goal.converted)
     rate = converted / people if people else 0.0
-    return {"converted": converted, "rate": rate, "count": goal.count, "sum": goal.total}
+    return {
+        "converted": converted,
+        "rate": rate,
+        "count": goal.count,
+        "sum": goal.total,
+        "no_value": goal.no_value,
+    }
 
 
 @dataclass
@@ -116,8 +125,8 @@ def results(connection: sqlite3.Connection, account: int, tests: Mapping[str, Ma
 
     Returns:
         `{"experiments": {NAME: {"variants": {VARIANT: {"people", "visitors", "users", "mixed", "exposures",
-        "errors", "goals": {GOAL: {"converted", "rate", "count", "sum"}}}}}}}`. Experiments that are not
-        defined (any more) follow the defined ones.
+        "errors", "overridden", "goals": {GOAL: {"converted", "rate", "count", "sum", "no_value"}}}}}}}`; `rate` is
+        converted / people. Experiments that are not defined (any more) follow the defined ones.
     """
     experiments = {
         name: _Experiment({variant: _Variant() for variant in test["variants_distribution"]})
@@ -138,11 +147,12 @@ def results(connection: sqlite3.Connection, account: int, tests: Mapping[str, Ma
 
 def _count_exposures(rows: Iterable[Any], people: People, experiments: dict[str, _Experiment]) -> None:
     """Rows come in the order of time: the first of a person is the person's first."""
-    for name, variant_name, user_id, visitor_id, time, _, count, errors in rows:
+    for name, variant_name, user_id, visitor_id, time, _, count, errors, overridden in rows:
         experiment = experiments.setdefault(name, _Experiment())
         seen = experiment.variants.setdefault(variant_name, _Variant())
         seen.exposures += count
         seen.errors += errors
+        seen.overridden += overridden
         person = people.of(user_id, visitor_id)
         if person is None:
             continue
@@ -171,4 +181,7 @@ def _count_goals(rows: Iterable[Any], people: People, experiments: dict[str, _Ex
                 goal = variant.goals.setdefault(name, _Goal())
                 goal.converted.add(who)
                 goal.count += 1
-                goal.total += value or 0.0
+                if value is None:
+                    goal.no_value += 1
+                else:
+                    goal.total += value

@@ -50,6 +50,7 @@ class ExperimentsFile:
             self._loaded = self._seen = self._signature()
             self.settings = self._load(self.path)
             self.reads += 1
+            _log.info("experiments: %s in use", len(self.settings.tests))
             self._log_warnings()
 
     def check_once(self) -> None:
@@ -68,7 +69,7 @@ class ExperimentsFile:
             _log.error("experiments: %s is broken, the last good version stays: %s", self.path, error)
         else:
             changed, self.settings, self.error = settings.etag != self.settings.etag, settings, None
-            _log.info("experiments: %s%s", len(settings.tests), "" if changed else ", unchanged")
+            _log.info("experiments: %s in use%s", len(settings.tests), "" if changed else ", none changed")
             self._log_warnings()
         self.reads += 1
 

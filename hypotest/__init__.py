@@ -1,0 +1,1 @@
+"""HypoTest: A/B testing for preforking Python servers."""

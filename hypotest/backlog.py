@@ -1,0 +1,295 @@
+"""The leader's side of the spool: claim events in batches, settle them, retire segments whose writer is gone.
+
+There is no ledger: what is settled stands in each segment's header and is written after the server's answer, so a crash
+resends, and the event ids make that harmless.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hypotest import accounts, platform, segment
+from hypotest.control import LIVED, ControlPage
+from hypotest.control import SPOOL_BYTES as SPOOL_BYTES_WORD
+from hypotest.errors import CorruptFile
+from hypotest.segment import ACKNOWLEDGED, FINISHED, FIRST_SEEN, OFFSET, ONE, POSITION, Segment
+from hypotest.statedir import StateDir
+
+_MAX_OPEN = 256
+_MAX_QUARANTINE = 16 << 20
+_DRAFT_AGE = 60.0
+_UNSOUND_PATIENCE = 5.0
+
+Fate = str | None
+DELIVERED = ""
+"""The fate of an event: DELIVERED, a reason of accounts.DROPS, or None while it is not decided."""
+
+
+@dataclass
+class _Source:
+    """A segment as the leader sees it."""
+
+    segment: Segment
+    own: bool
+    orphan: bool = False
+    unsound_since: float | None = None
+
+    def is_orphan(self) -> bool:
+        """Whether nobody writes it any more. Once true, stays true, and the lock is held."""
+        if not self.orphan:
+            finished = self.segment.words[FINISHED] == 1
+            self.orphan = finished or (not self.own and self.segment.lock())
+        return self.orphan
+
+
+@dataclass
+class Batch:
+    """Claimed events, in order: `events[i]` is (event id, payload)."""
+
+    events: list[tuple[str, bytes]] = field(default_factory=list)
+    parts: list[tuple[_Source, list[int]]] = field(default_factory=list)
+    size: int = 0
+
+
+class Backlog:
+    """The spool of one namespace, in the hands of its leader."""
+
+    def __init__(
+        self,
+        state: StateDir,
+        control: ControlPage,
+        own: Callable[[], Mapping[str, Segment]],
+        *,
+        expired: Callable[[bytes], bool],
+        max_age: float,
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            state: the namespace's directory.
+            control: its control page.
+            own: the open segments of this process's own writer, by path.
+            expired: whether an event, by its own time, is over `max_age`.
+            max_age: s; an event is dropped when it is over that by both clocks: its own time, and the time that leaders
+                have lived since they first saw its segment, which no clock step changes.
+        """
+        self._state = state
+        self._control = control
+        self._own = own
+        self._expired = expired
+        self._max_age = max_age
+        self._sources: dict[str, _Source] = {}
+
+    def scan(self) -> None:
+        """Looks for new segments, retires finished ones, publishes what the spool holds."""
+        total = 0
+        own = self._own()
+        with os.scandir(self._state.spool) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    found = entry.stat(follow_symlinks=False)
+                    if entry.name.startswith("."):
+                        self._sweep_draft(entry.path, found)
+                    elif entry.name.endswith(segment.SUFFIX):
+                        total += found.st_size
+                        self._admit(entry.path, own)
+        for path, source in list(self._sources.items()):
+            if source.is_orphan() and not self._next_offset(source):
+                self._retire(path, source)
+        self._control.words[SPOOL_BYTES_WORD] = total
+
+    def _admit(self, path: str, own: Mapping[str, Segment]) -> None:
+        if path in self._sources or not self._make_room():
+            return
+        try:
+            source = _Source(own[path], own=True) if path in own else _Source(segment.open_segment(path), own=False)
+        except FileNotFoundError:
+            return
+        except CorruptFile:
+            self._isolate(path)
+            return
+        if not source.segment.words[FIRST_SEEN]:
+            source.segment.words[FIRST_SEEN] = self._control.words[LIVED] + 1
+        self._sources[path] = source
+
+    def _make_room(self) -> bool:
+        if len(self._sources) < _MAX_OPEN:
+            return True
+        for path, source in self._sources.items():
+            if not source.own and not source.segment.unsettled():
+                del self._sources[path]
+                return True
+        return False
+
+    def _sweep_draft(self, path: str, found: os.stat_result) -> None:
+        # A writer killed before its segment had a name. One still at work finds its draft gone and makes another.
+        if time.time() - found.st_mtime > _DRAFT_AGE:
+            os.unlink(path)
+
+    def claim(self, max_events: int, max_bytes: int) -> Batch:
+        """The next unsettled events of all segments, in turn. Nothing changes on disk but expired events' accounts."""
+        batch = Batch()
+        for source in list(self._sources.values()):
+            marks = self._take(source, batch, max_events, max_bytes)
+            if marks:
+                batch.parts.append((source, marks))
+            if len(batch.events) >= max_events or batch.size >= max_bytes:
+                break
+        return batch
+
+    def _take(self, source: _Source, batch: Batch, max_events: int, max_bytes: int) -> list[int]:
+        held = source.segment
+        marks: list[int] = []
+        orphan = source.is_orphan()  # before the position is read: what it covers then is all there will be
+        settled, end = held.words[ACKNOWLEDGED], self._end(source)
+        offset, count = settled & OFFSET, settled >> 40
+        ageing = self._control.words[LIVED] + 1 - held.words[FIRST_SEEN] >= self._max_age
+        prefix = f"{held.instance}-{held.number:x}-"
+        while offset < end and len(batch.events) < max_events and batch.size < max_bytes:
+            frame = held.read(offset, end)
+            if frame is None:
+                if not orphan and not self._out_of_patience(source):
+                    break
+                offset = held.next_sound(offset, end)
+                continue
+            source.unsound_since = None
+            payload, behind = frame
+            count += 1
+            if ageing and not marks and self._expired(payload):
+                held.count(accounts.drop_slot("age"))
+                held.words[ACKNOWLEDGED] = count * ONE | behind
+            else:
+                batch.events.append((f"{prefix}{offset:x}", payload))
+                batch.size += len(payload)
+                marks.append(count * ONE | behind)
+            offset = behind
+        return marks
+
+    def _end(self, source: _Source) -> int:
+        # After a power cut the position may be older than the frames: an orphan is read to the end of its file.
+        if source.orphan:
+            return os.fstat(source.segment.fd).st_size
+        return source.segment.words[POSITION] & OFFSET
+
+    def _out_of_patience(self, source: _Source) -> bool:
+        # On a weakly ordered processor the position may be seen before the frame: wait before calling it damaged.
+        now = time.monotonic()
+        source.unsound_since = source.unsound_since or now
+        return now - source.unsound_since > _UNSOUND_PATIENCE
+
+    def _next_offset(self, source: _Source) -> int:
+        """The offset of the next unsettled sound frame, 0 if there is none."""
+        held = source.segment
+        offset, end = held.words[ACKNOWLEDGED] & OFFSET, self._end(source)
+        if held.read(offset, end) is None:
+            offset = held.next_sound(offset, end)
+        return offset if offset < end else 0
+
+    def settle(self, batch: Batch, fates: Sequence[Fate]) -> int:
+        """Writes down what became of a batch; within each segment up to the first undecided event.
+
+        Args:
+            batch: as claimed.
+            fates: one for each event of it.
+
+        Returns:
+            How many were settled.
+        """
+        settled = at = 0
+        for source, marks in batch.parts:
+            part = fates[at : at + len(marks)]
+            events = batch.events[at : at + len(marks)]
+            at += len(marks)
+            decided = part.index(None) if None in part else len(part)
+            for (event_id, payload), fate in zip(events[:decided], part, strict=False):
+                if fate:
+                    self._quarantine(event_id, payload, fate)
+                    source.segment.count(accounts.drop_slot(fate))
+            if decided:
+                source.segment.words[ACKNOWLEDGED] = marks[decided - 1]
+            settled += decided
+        return settled
+
+    def _retire(self, path: str, source: _Source) -> None:
+        held = source.segment
+        written, settled = held.words[POSITION], held.words[ACKNOWLEDGED]
+        missing = (written >> 40) - (settled >> 40)
+        if missing > 0:
+            held.count(accounts.drop_slot("corrupt"), missing)
+            held.words[ACKNOWLEDGED] = written
+        self._control.fold(held.name, held.counters())
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        del self._sources[path]
+
+    def pending(self) -> int:
+        """Events that are accepted and not settled, as far as segments are open."""
+        return sum(source.segment.unsettled() for source in list(self._sources.values()))
+
+    def sync(self, sync_data: Callable[[int], None]) -> None:
+        """Forces what was appended to the disk."""
+        for source in list(self._sources.values()):
+            if source.segment.unsettled():
+                sync_data(source.segment.fd)
+
+    def _quarantine(self, event_id: str, payload: bytes, reason: str) -> None:
+        if self._quarantine_has_room():
+            path = f"{self._state.quarantine}/{reason}.jsonl"
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | platform.O_SAFE, 0o600)
+            try:
+                os.write(fd, b'{"event_id":"%b","event":%b}\n' % (event_id.encode(), payload))
+            finally:
+                os.close(fd)
+
+    def _isolate(self, path: str) -> None:
+        if self._quarantine_has_room():
+            os.rename(path, f"{self._state.quarantine}/{os.path.basename(path)}")
+        else:
+            os.unlink(path)
+
+    def _quarantine_has_room(self) -> bool:
+        with os.scandir(self._state.quarantine) as entries:
+            return sum(entry.stat().st_size for entry in entries) < _MAX_QUARANTINE
+
+
+def survey(state: StateDir, own: Mapping[str, Segment]) -> tuple[list[int], int, dict[str, int]]:
+    """The spool as any process can see it.
+
+    Args:
+        state: the namespace's directory.
+        own: the open segments of this process's own writer, by path.
+
+    Returns:
+        The accounts of all segments that still have a file, their bytes, and the position of each by path.
+    """
+    rows, size, marks = [], 0, {}
+    with contextlib.suppress(FileNotFoundError), os.scandir(state.spool) as entries:
+        for entry in entries:
+            if not entry.name.endswith(segment.SUFFIX):
+                continue
+            with contextlib.suppress(OSError, ValueError):
+                held = own.get(entry.path)
+                if held is not None:
+                    position, counters = held.words[POSITION], held.counters()
+                else:
+                    position, _, counters = segment.peek(entry.path)
+                rows.append(counters)
+                marks[entry.path] = position
+                size += entry.stat().st_size
+    return accounts.add(rows), size, marks
+
+
+def is_settled(path: str, position: int, own: Mapping[str, Segment]) -> bool:
+    """Whether the events of a segment up to `position` are settled; a segment without a file is."""
+    held = own.get(path)
+    try:
+        acknowledged = held.words[ACKNOWLEDGED] if held is not None else segment.peek(path)[1]
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return acknowledged >> 40 >= position >> 40

@@ -1,0 +1,157 @@
+"""Configuration: one frozen `Config`, validated once. A call beats the environment, which beats the default.
+
+A value that cannot be used is a `ConfigError`, which the caller turns into one warning; the previous value stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from hypotest.errors import ConfigError
+
+VERSION = "2.0.0"
+SDK_TYPE = "python3"
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_TRUE = ("true", "1", "yes", "on")
+_FALSE = ("false", "0", "no", "off")
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else None
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise ConfigError("expected true or false")
+
+
+def _number(low: float, high: float, unit: str) -> Callable[[object], float]:
+    def parse(value: object) -> float:
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not low <= number <= high:
+            raise ConfigError(f"expected a number of {unit} from {low:g} to {high:g}")
+        return number
+
+    return parse
+
+
+def _size(value: object) -> int:
+    return int(_number(1 << 20, 1 << 50, "bytes")(value))
+
+
+def _token(value: object) -> str:
+    # Never the value itself in the message: it would be in the log.
+    if not isinstance(value, str) or not value or len(value) > 4096 or not (value.isascii() and value.isprintable()):  # noqa: PLR2004
+        raise ConfigError("expected a string of printable ASCII characters")
+    if " " in value:
+        raise ConfigError("expected no space in it")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ConfigError("expected a string that is not empty")
+    return value
+
+
+def _path(value: object) -> str:
+    path = value.__fspath__() if hasattr(value, "__fspath__") else value
+    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+        raise ConfigError("expected an absolute path")
+    return path
+
+
+def _url(value: object) -> str:
+    scheme, _, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
+    authority = rest.partition("/")[0]
+    bad = not authority or "@" in authority or not value.isascii() or not value.isprintable()  # type: ignore[attr-defined]
+    if scheme not in ("http", "https") or bad or any(mark in rest for mark in " ?#"):
+        raise ConfigError("expected https://host[:port][/path], without user, query or fragment")
+    return f"{scheme}://{rest.rstrip('/')}"
+
+
+def _choice(*choices: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        for choice in choices:
+            if isinstance(value, str) and value.strip().lower() == choice.lower():
+                return choice
+        raise ConfigError(f"expected one of {', '.join(choices)}")
+
+    return parse
+
+
+def _option(env: str, default: Any, parse: Callable[[object], Any], *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"env": env, "parse": parse, "secret": secret})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every parameter of the SDK, valid. Units: seconds and bytes."""
+
+    token: str | None = _option("HT_TOKEN", None, _token, secret=True)
+    pull_interval: float = _option("HT_PULL_INTERVAL", 30.0, _number(0.1, 86_400, "seconds"))
+    pull_jitter: float = _option("HT_PULL_JITTER", 5.0, _number(0, 86_400, "seconds"))
+    log_level: str = _option("HT_LOG_LEVEL", "INFO", _choice(*_LEVELS))
+    flush_events: bool = _option("HT_FLUSH_EVENTS", default=False, parse=_flag)
+    connect_to_server: bool = _option("HT_CONNECT_TO_SERVER", default=True, parse=_flag)
+    server_url: str = _option("HT_SERVER_URL", "https://sdk.hypotest.io", _url)
+    allow_http: bool = _option("HT_ALLOW_HTTP", default=False, parse=_flag)
+    state_dir: str | None = _option("HT_STATE_DIR", None, _path)
+    send_interval: float = _option("HT_SEND_INTERVAL", 1.0, _number(0.05, 3600, "seconds"))
+    flush_timeout: float = _option("HT_FLUSH_TIMEOUT", 5.0, _number(0, 3600, "seconds"))
+    max_spool_bytes: int = _option("HT_MAX_SPOOL_BYTES", 512 << 20, _size)
+    max_event_age: float = _option("HT_MAX_EVENT_AGE", 7 * 86_400.0, _number(60, 3650 * 86_400, "seconds"))
+    hash_ids: str | None = _option("HT_HASH_IDS", None, _text, secret=True)
+    connection_timeout: float = _option("HT_CONNECTION_TIMEOUT", 2.0, _number(0.05, 300, "seconds"))
+    leader: str = _option("HT_LEADER", "auto", _choice("auto", "off"))
+
+
+OPTIONS = {option.name: option for option in fields(Config)}
+
+
+def parse(name: str, value: object) -> Any:
+    """The usable form of `value` for the parameter `name`.
+
+    Raises:
+        ConfigError: no such parameter, or a value it cannot take. The message never holds a secret.
+    """
+    if name not in OPTIONS:
+        raise ConfigError(f"no parameter is called {name!r:.60}; there are {', '.join(OPTIONS)}")
+    metadata = OPTIONS[name].metadata
+    try:
+        return metadata["parse"](value)
+    except ConfigError as error:
+        got = "" if metadata["secret"] else f", got {value!r:.60}"
+        raise ConfigError(f"{name}: {error}{got}") from None
+
+
+def resolve(overrides: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Config, list[str]]:
+    """The configuration in force.
+
+    Args:
+        overrides: parsed values by parameter name, from `config()`.
+        environ: the environment; an empty variable counts as unset.
+
+    Returns:
+        The configuration, and one warning for each variable of the environment that was not usable.
+    """
+    values: dict[str, Any] = {}
+    warnings = []
+    for name, option in OPTIONS.items():
+        env = option.metadata["env"]
+        if name in overrides:
+            values[name] = overrides[name]
+        elif environ.get(env):
+            try:
+                values[name] = parse(name, environ[env])
+            except ConfigError as error:
+                warnings.append(f"{env} is not used: {error}")
+    return Config(**values), warnings

@@ -1,0 +1,194 @@
+"""The control page: one preallocated 4096-byte file that every process of a namespace maps.
+
+Written by the leader only, but for `kick`, which anyone may change to wake it.
+
+    offset  size  what
+    0       8     magic "HTCTRL01"
+    8       8     epoch: how many leaders there have been
+    16      8     generation of the settings snapshot in force; 0 = none yet
+    24      8     leader's pid, for people; 0 = signed off. Nothing is decided by it
+    32      8     heartbeat: changes while the leader lives
+    40      8     kick: any change asks the leader to send now
+    48      8     settings time: Unix time of the last answer of the server to a poll, s
+    56      8     bytes in the spool as the leader last saw it
+    64      8     polls made
+    72      8     lived: seconds that leaders have been at work, by their monotonic clocks
+    80      8     sends made
+    512     256   accounts, copy A     u64 sequence | 40 bytes segment name | 16 x u64 counters | u64 crc32
+    768     256   accounts, copy B
+    1024    512   the last error, as text:              u32 length | u32 crc32 | UTF-8
+    1536    1024  the leader's configuration, as JSON:  u32 length | u32 crc32 | UTF-8
+
+Words are u64 in the machine's byte order and stored by one aligned assignment, which no reader sees torn
+(struct.pack_into would be: 14 to 22 % of concurrent reads saw a zero). Of the two copies of the accounts the valid one
+with the higher sequence counts; a finished segment is named by the copy that holds its counts, so folding it twice
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+
+from hypotest import accounts, platform
+from hypotest.errors import CorruptFile, StorageError
+
+NAME = "control"
+SIZE = 4096
+MAGIC = int.from_bytes(b"HTCTRL01", "little")
+
+EPOCH, GENERATION, LEADER_PID, HEARTBEAT, KICK, SETTINGS_TIME, SPOOL_BYTES, POLLS, LIVED, SENDS = range(1, 11)
+
+_ACCOUNTS = struct.Struct(f"=Q40s{accounts.SLOTS}Q")
+_COPIES = (512, 768)
+_TEXT = struct.Struct("=II")
+LAST_ERROR = (1024, 512)
+LEADER_CONFIG = (1536, 1024)
+_CANDIDATE_BYTE = SIZE - 1
+
+
+class ControlPage:
+    """One process's mapping of the control page.
+
+    Attributes:
+        words: the page as u64 words, indexed by the constants of this module.
+    """
+
+    def __init__(self, directory: str, fd: int) -> None:
+        """Maps `fd`, an open descriptor of the page, and keeps it.
+
+        Raises:
+            CorruptFile: the file is not a control page of this version.
+        """
+        self._path = f"{directory}/{NAME}"
+        self._fd = fd
+        if os.fstat(fd).st_size != SIZE or os.pread(fd, 8, 0) != MAGIC.to_bytes(8, "little"):
+            os.close(fd)
+            raise CorruptFile(f"{self._path} is not a control page of this version")
+        self._map = mmap.mmap(fd, SIZE)
+        self.words = memoryview(self._map).cast("Q")
+
+    def replaced(self) -> bool:
+        """Whether the file that its path names is no longer the one mapped here."""
+        try:
+            named, ours = os.stat(self._path), os.fstat(self._fd)
+        except OSError:
+            return True
+        return (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino)
+
+    def try_candidacy(self) -> bool:
+        """Takes the candidates' lock, which keeps a host full of followers from campaigning all at once.
+
+        A POSIX lock: a child does not inherit it, and it goes with the process. Losing it elects nobody.
+        """
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _CANDIDATE_BYTE)
+        except OSError:
+            return False
+        return True
+
+    def end_candidacy(self) -> None:
+        """Gives the candidates' lock back."""
+        with contextlib.suppress(OSError):
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, _CANDIDATE_BYTE)
+
+    def kick(self) -> None:
+        """Wakes the leader."""
+        self.words[KICK] = int.from_bytes(os.urandom(8), "little")
+
+    def accounts(self) -> tuple[str, list[int]]:
+        """The counts of all finished segments, and the name of the segment that was folded in last."""
+        _, name, counters = max(self._copy(offset) for offset in _COPIES)
+        return name, counters
+
+    def _copy(self, offset: int) -> tuple[int, str, list[int]]:
+        raw = self._map[offset : offset + _ACCOUNTS.size]
+        stored = self.words[(offset + _ACCOUNTS.size) // 8]
+        sequence, name, *counters = _ACCOUNTS.unpack(raw)
+        if not sequence or stored != zlib.crc32(raw):
+            return 0, "", [0] * accounts.SLOTS
+        return sequence, name.rstrip(b"\0").decode("ascii", "replace"), counters
+
+    def fold(self, segment: str, counters: Sequence[int]) -> None:
+        """Adds a finished segment's counts, once: the same segment twice in a row changes nothing.
+
+        The caller unlinks the segment before it folds the next one.
+        """
+        (a, *_), (b, *_) = (self._copy(offset) for offset in _COPIES)
+        last, totals = self.accounts()
+        if last == segment:
+            return
+        offset = _COPIES[0] if a <= b else _COPIES[1]
+        raw = _ACCOUNTS.pack(max(a, b) + 1, segment.encode(), *accounts.add([totals, counters]))
+        crc = (offset + _ACCOUNTS.size) // 8
+        self.words[crc] = 0
+        self._map[offset : offset + _ACCOUNTS.size] = raw
+        self.words[crc] = zlib.crc32(raw)  # publish last
+
+    def text(self, area: tuple[int, int]) -> str:
+        """The text of LAST_ERROR or LEADER_CONFIG; "" if there is none or it is just being written."""
+        offset, _ = area
+        length, crc = _TEXT.unpack(self._map[offset : offset + _TEXT.size])
+        raw = self._map[offset + _TEXT.size : offset + area[1]][:length]
+        return raw.decode("utf-8", "replace") if length and zlib.crc32(raw) == crc else ""
+
+    def set_text(self, area: tuple[int, int], text: str) -> None:
+        """Writes LAST_ERROR or LEADER_CONFIG, cut to what fits."""
+        offset, size = area
+        raw = text.encode("utf-8", "replace")[: size - _TEXT.size]
+        self._map[offset : offset + _TEXT.size + len(raw)] = _TEXT.pack(len(raw), zlib.crc32(raw)) + raw
+
+
+def open_control(directory: str, generation: int = 0) -> ControlPage:
+    """Opens the control page of a namespace, making it if there is none and replacing one that is damaged.
+
+    Args:
+        directory: the namespace's directory.
+        generation: that of the newest valid snapshot, for a page that has to be made.
+
+    Raises:
+        StorageError: it can be neither opened nor made.
+    """
+    path = f"{directory}/{NAME}"
+    try:
+        for _ in range(3):
+            try:
+                return ControlPage(directory, os.open(path, os.O_RDWR | platform.O_SAFE))
+            except FileNotFoundError:
+                _create(directory, generation, os.link)
+            except CorruptFile:
+                _create(directory, generation, os.replace)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be used: {error.strerror or error}") from error
+    raise StorageError(f"{path} is replaced again and again")
+
+
+def open_existing(directory: str) -> ControlPage | None:
+    """The control page of a namespace if it has a sound one; makes nothing."""
+    try:
+        return ControlPage(directory, os.open(f"{directory}/{NAME}", os.O_RDWR | platform.O_SAFE))
+    except OSError:
+        return None
+
+
+def _create(directory: str, generation: int, publish: object) -> None:
+    # Whole before it has its name; os.link fails if another process was faster, which is as good.
+    draft = f"{directory}/.control-{os.urandom(8).hex()}"
+    fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | platform.O_SAFE, 0o600)
+    try:
+        page = bytearray(SIZE)
+        page[0:8] = MAGIC.to_bytes(8, "little")
+        page[GENERATION * 8 : GENERATION * 8 + 8] = generation.to_bytes(8, "little")
+        if os.write(fd, page) != SIZE:
+            raise StorageError(f"{draft}: short write, the disk is full")
+        with contextlib.suppress(FileExistsError):
+            publish(draft, f"{directory}/{NAME}")  # type: ignore[operator]
+    finally:
+        os.close(fd)
+        with contextlib.suppress(OSError):
+            os.unlink(draft)

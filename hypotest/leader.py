@@ -1,0 +1,205 @@
+"""The leader: its lock, and the campaign by which every process follows or becomes it.
+
+A follower watches the heartbeat in the control page with its own monotonic clock. When it stands still, or the leader
+signed off, the follower takes the candidates' lock, so that not all of a host's workers load what a leader needs, and
+then the leader's lock, which alone decides. Nothing here starts a thread: `runtime.py` passes that in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hypotest import log, platform
+from hypotest.control import HEARTBEAT, LEADER_PID
+from hypotest.post import Post
+
+if TYPE_CHECKING:
+    from hypotest.leadership import Leadership
+
+TICK = 0.1
+STALE = 0.35
+_STUCK_AFTER = 5.0
+_LOCK_BACKOFF = 1.0
+
+imports = threading.Lock()
+"""Held while a leader's thread imports, and taken by a fork hook: a module lock held at a fork hangs the child."""
+
+
+def load() -> type[Leadership]:
+    """Imports what only a leader needs: filelock, requests, and our modules on top of them."""
+    with imports:
+        import filelock  # noqa: F401, PLC0415
+
+        from hypotest.leadership import Leadership  # noqa: PLC0415
+
+        return Leadership
+
+
+class LeaderLock:
+    """The lock on `leader.lock`, through a descriptor of our own, so that a child can close it without unlocking."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = -1
+        self._identity = (0, 0)
+
+    def acquire(self) -> bool:
+        """Takes the lock if it is free.
+
+        Raises:
+            OSError: the file cannot be opened or locked.
+        """
+        with imports:
+            from filelock import lock_descriptor  # noqa: PLC0415
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | platform.O_SAFE, 0o600)
+        try:
+            if lock_descriptor(fd, blocking=False):
+                self._identity, self._fd, fd = _identity(os.fstat(fd)), fd, -1
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        if self._fd >= 0 and not self.held():
+            self.release()
+        return self._fd >= 0
+
+    def held(self) -> bool:
+        """Whether the lock is held, and on the file its path names: an unlinked file permits a second leader."""
+        with contextlib.suppress(OSError):
+            return self._fd >= 0 and _identity(os.stat(self.path)) == _identity(os.fstat(self._fd)) == self._identity
+        return False
+
+    def release(self) -> None:
+        """Gives the lock back. The file stays: to unlink it would permit a second leader."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def abandon(self) -> None:
+        """In a child: closes the inherited descriptor, which would keep the lock alive after the parent's death.
+
+        To unlock it would take the lock from the parent. Checked first: the child may have reused the number.
+        """
+        fd, self._fd = self._fd, -1
+        with contextlib.suppress(OSError):
+            if fd >= 0 and _identity(os.fstat(fd)) == self._identity:
+                os.close(fd)
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+class Campaign:
+    """Follows the leader, and becomes it when there is none."""
+
+    def __init__(self, post: Post, each_second: Callable[[], None]) -> None:
+        """Does nothing yet.
+
+        Args:
+            post: where to campaign.
+            each_second: housekeeping of this process, called about once a second.
+        """
+        self._post = post
+        self._each_second = each_second
+        self._lock = LeaderLock(post.state.lock)
+        self._leadership: Leadership | None = None
+        self._stop = threading.Event()
+        self._beat = post.page.words[HEARTBEAT]
+        self._beat_at = self._started = time.monotonic()
+        self._not_before = self._second = 0.0
+        self._ending = threading.Lock()
+
+    @property
+    def leading(self) -> bool:
+        """Whether this process leads."""
+        return self._leadership is not None
+
+    def run(self) -> None:
+        """Loops until `stop`."""
+        while not self._stop.is_set():
+            try:
+                self.tick()
+            except Exception as error:  # noqa: BLE001 - the campaign must outlive everything
+                log.limited(logging.ERROR, f"campaign:{type(error).__name__}", "unexpected, trying again: %r", error)
+                self._not_before = time.monotonic() + _LOCK_BACKOFF
+            self._stop.wait(TICK)
+
+    def tick(self) -> None:
+        """One look at the heartbeat, or one heartbeat."""
+        now = time.monotonic()
+        if now - self._second >= 1.0:
+            self._second = now
+            self._each_second()
+            leadership = self._leadership
+            if leadership is not None and not self._lock.held():
+                log.logger.warning("leader: %s is gone or replaced, stepping down", self._lock.path)
+                self.step_down()
+            elif leadership is not None:
+                leadership.housekeep()
+        with self._ending:
+            if self._leadership is not None and not self._stop.is_set():
+                self._leadership.tick()
+                return
+        if self._vacant(now) and now >= self._not_before:
+            self._try_to_lead(now)
+
+    def _vacant(self, now: float) -> bool:
+        beat = self._post.page.words[HEARTBEAT]
+        if beat != self._beat:
+            self._beat, self._beat_at = beat, now
+        return beat == 0 or now - self._beat_at >= STALE
+
+    def _try_to_lead(self, now: float) -> None:
+        page, still = self._post.page, now - self._beat_at
+        if self._post.config.leader == "off":
+            if still > _STUCK_AFTER:
+                self._complain("no leader: events are kept but not sent; is `hypotest agent` running?")
+            return
+        # A candidate that hangs, say in an import after a fork, must not keep the others away for ever.
+        if not page.try_candidacy() and still < _STUCK_AFTER:
+            return
+        try:
+            leadership = load()
+            if self._lock.acquire():
+                self._leadership = leadership(self._post)
+                return
+        except OSError as error:
+            log.limited(logging.ERROR, "election", "the leader's lock cannot be taken: %s", error)
+            self._not_before = now + _LOCK_BACKOFF
+        if still > _STUCK_AFTER:
+            self._complain(
+                f"the leader (pid {page.words[LEADER_PID]}) holds its lock but does not move: is it stopped?"
+            )
+            self._not_before = now + _LOCK_BACKOFF
+        page.end_candidacy()
+
+    def _complain(self, what: str) -> None:
+        log.limited(logging.WARNING, "vacant", "%s", what, every=600.0)
+
+    def step_down(self) -> None:
+        """Ends this process's leadership, if any: signs off, so that another takes over at once, and unlocks."""
+        with self._ending:
+            leadership, self._leadership = self._leadership, None
+            if leadership is None:
+                return
+            leadership.end()
+            if self._lock.held():
+                self._post.page.words[LEADER_PID] = 0
+                self._post.page.words[HEARTBEAT] = 0
+            self._lock.release()
+            self._post.page.end_candidacy()
+
+    def stop(self) -> None:
+        """Ends the campaign without waiting for its threads."""
+        self._stop.set()
+        self.step_down()
+
+    def abandon(self) -> None:
+        """In a child: lets go of what was inherited without touching the parent's."""
+        self._lock.abandon()

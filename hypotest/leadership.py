@@ -1,0 +1,212 @@
+"""What the leader does while it leads: poll, send, beat, and keep house. Nothing here starts a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import orjson
+
+from hypotest import accounts, control, log, platform
+from hypotest.backlog import Backlog, survey
+from hypotest.config import Config
+from hypotest.control import HEARTBEAT, KICK, LAST_ERROR, LEADER_CONFIG, LEADER_PID, LIVED
+from hypotest.errors import TransportError, Unauthorized
+from hypotest.events import is_older
+from hypotest.poller import Poller
+from hypotest.post import Post
+from hypotest.sender import Sender
+from hypotest.snapshot import Publisher
+from hypotest.statedir import StateDir
+from hypotest.transport import HttpTransport
+
+_RESCAN = 1.0
+_NEIGHBOURS_EVERY = 60.0
+_BACKOFF_FIRST, _BACKOFF_CAP = 0.5, 60.0
+_UNAUTHORIZED_FACTOR, _UNAUTHORIZED_CAP = 5, 300.0
+_PATIENCE = 1.0
+
+
+def backoff(failures: int, cap: float = _BACKOFF_CAP) -> float:
+    """Seconds to wait after so many failures in a row: exponential, with full jitter."""
+    return random.uniform(0, min(cap, _BACKOFF_FIRST * 2 ** min(failures, 16)))  # noqa: S311 - not a secret
+
+
+class Loop:
+    """Calls `work` again and again, each time after as many seconds as it returned; `wake` cuts the wait short."""
+
+    def __init__(self, work: Callable[[], float]) -> None:
+        self._work = work
+        self._wake = threading.Event()
+        self._stopped = False
+
+    def run(self) -> None:
+        """Loops until `stop`."""
+        while not self._stopped:
+            try:
+                delay = self._work()
+            except Exception as error:  # noqa: BLE001 - a loop that dies would freeze settings or delivery silently
+                log.limited(logging.ERROR, f"loop:{type(error).__name__}", "unexpected, trying again: %r", error)
+                delay = backoff(4)
+            self._wake.wait(delay)
+            self._wake.clear()
+
+    def wake(self) -> None:
+        """Makes the next call happen now."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Ends the loop after the call that is under way."""
+        self._stopped = True
+        self._wake.set()
+
+
+class Leadership:
+    """What the leader does while it holds the lock: two loops, and a tick from the campaign's own."""
+
+    def __init__(self, post: Post) -> None:
+        """Signs on. The caller holds the lock and has called `load`."""
+        config, page = post.config, post.page
+        self._post = post
+        self._backlog = Backlog(
+            post.state,
+            page,
+            post.own,
+            expired=lambda payload: is_older(payload, time.time() - config.max_event_age),
+            max_age=config.max_event_age,
+        )
+        self._poller = Poller(HttpTransport(config), Publisher(post.state.path, page), page)
+        self._sender = Sender(HttpTransport(config), self._backlog)
+        self._poll_failures = self._send_failures = 0
+        self._kick = page.words[KICK]
+        self._last_attempt = self._not_before = 0.0
+        self._trouble_since: float | None = None
+        now = time.monotonic()
+        self._lived_from = self._neighbours_at = now
+        self._loops = (Loop(self._poll), Loop(self._send))
+        page.words[control.EPOCH] += 1
+        page.words[LEADER_PID] = os.getpid()
+        page.set_text(LEADER_CONFIG, orjson.dumps(_public(config)).decode())
+        log.logger.info("leader: pid %d polls and sends for this host", os.getpid())
+        for name, loop in zip(("poller", "sender"), self._loops, strict=True):
+            post.start(name, loop.run)
+
+    def tick(self) -> None:
+        """One heartbeat; never waits."""
+        words = self._post.page.words
+        words[HEARTBEAT] = words[HEARTBEAT] % (1 << 62) + 1
+        if words[KICK] != self._kick:
+            self._kick = words[KICK]
+            self.wake_sender()
+
+    def housekeep(self) -> None:
+        """What is due about once a second: the leaders' clock, the disk, the neighbours."""
+        now = time.monotonic()
+        passed = int(now - self._lived_from)
+        self._lived_from += passed
+        self._post.page.words[LIVED] += min(passed, 5)  # a suspended machine has not lived
+        with contextlib.suppress(OSError, ValueError):
+            self._backlog.sync(platform.sync_data)
+        if now >= self._neighbours_at:
+            self._neighbours_at = now + _NEIGHBOURS_EVERY
+            report_neighbours(self._post.state)
+
+    def wake_sender(self) -> None:
+        """Sends now, unless the server asked for patience or was tried a moment ago."""
+        now = time.monotonic()
+        rested = now >= self._not_before and now - self._last_attempt >= _PATIENCE
+        if rested or not self._send_failures:
+            self._loops[1].wake()
+
+    def end(self) -> None:
+        """Stops the loops after what is under way."""
+        for loop in self._loops:
+            loop.stop()
+
+    def _poll(self) -> float:
+        config = self._post.config
+        try:
+            self._poller.poll_once()
+        except TransportError as error:
+            self._poll_failures += 1
+            return self._troubled(error, self._poll_failures, config.pull_interval)
+        self._poll_failures = 0
+        self._untroubled(self._poller.error)
+        return config.pull_interval + random.uniform(0, config.pull_jitter)  # noqa: S311 - not a secret
+
+    def _send(self) -> float:
+        self._last_attempt = time.monotonic()
+        self._backlog.scan()
+        try:
+            while self._sender.drain_once():
+                self._send_failures = 0
+                self._post.page.words[control.SENDS] += 1
+                if time.monotonic() - self._last_attempt > _RESCAN:
+                    self._last_attempt = time.monotonic()
+                    self._backlog.scan()
+        except TransportError as error:
+            self._send_failures += 1
+            delay = self._troubled(error, self._send_failures, _BACKOFF_CAP)
+            self._not_before = time.monotonic() + (error.retry_after or 0.0)
+            return max(delay, self._post.config.send_interval)
+        return self._post.config.send_interval
+
+    def _troubled(self, error: TransportError, failures: int, cap: float) -> float:
+        """Reports the trouble and returns the seconds to wait."""
+        page = self._post.page
+        page.set_text(LAST_ERROR, str(error))
+        if self._trouble_since is None:
+            self._trouble_since = time.monotonic()
+        log.limited(
+            logging.WARNING,
+            "server",
+            "%s does not serve, events are kept and settings stay: %s",
+            self._post.config.server_url,
+            error,
+        )
+        delay = backoff(failures, cap)
+        if isinstance(error, Unauthorized):
+            delay = max(delay, min(_UNAUTHORIZED_CAP, _UNAUTHORIZED_FACTOR * self._post.config.pull_interval))
+        return max(delay, error.retry_after or 0.0)
+
+    def _untroubled(self, error: str) -> None:
+        self._post.page.set_text(LAST_ERROR, error)
+        if self._trouble_since is not None:
+            lasted = time.monotonic() - self._trouble_since
+            self._trouble_since = None
+            log.limited(logging.INFO, "served", "the server serves again, after %.0f s", lasted)
+
+
+def _public(config: Config) -> dict[str, object]:
+    """The leader's configuration that concerns the whole host, for `status`."""
+    names = ("pull_interval", "pull_jitter", "send_interval", "connection_timeout", "max_spool_bytes", "max_event_age")
+    return {"server_url": config.server_url, **{name: getattr(config, name) for name in names}}
+
+
+def report_neighbours(state: StateDir) -> int:
+    """Says in the log what lies in the namespaces of other tokens and servers; delivers nothing of theirs.
+
+    Returns:
+        The number of events that wait there.
+    """
+    waiting = 0
+    for other in state.others():
+        page = control.open_existing(other.path)
+        counters, _, _ = survey(other, {})
+        pending = accounts.pending(counters)
+        if pending and page is not None and not page.words[LEADER_PID]:
+            waiting += pending
+            log.limited(
+                logging.WARNING,
+                f"neighbour:{other.namespace}",
+                "%d events of another token or server wait in %s; `hypotest drain --token` delivers them",
+                pending,
+                other.path,
+                every=3600.0,
+            )
+    return waiting

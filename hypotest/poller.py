@@ -1,0 +1,72 @@
+"""The settings side of the leader: fetch, validate, publish."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from hypotest import control, log, settings
+from hypotest.errors import SettingsError
+from hypotest.snapshot import Publisher
+from hypotest.transport import Transport
+
+_MAX_PROBLEMS_SHOWN = 5
+
+
+class Poller:
+    """Keeps the snapshot equal to the server's settings.
+
+    Attributes:
+        error: what went wrong with the last poll; "" when it was answered.
+    """
+
+    def __init__(self, transport: Transport, publisher: Publisher, page: control.ControlPage) -> None:
+        self._transport = transport
+        self._publisher = publisher
+        self._page = page
+        self._etag: str | None = None
+        self.error = ""
+
+    def poll_once(self) -> bool:
+        """Fetches the settings and publishes them if they changed.
+
+        Returns:
+            Whether a new generation was published.
+
+        Raises:
+            TransportError: the server did not answer as it should. The settings in force stay.
+        """
+        words = self._page.words
+        words[control.POLLS] += 1
+        fetched = self._transport.fetch_settings(self._etag)
+        if fetched is None:
+            words[control.SETTINGS_TIME] = int(time.time())
+            return False
+        body, etag = fetched
+        try:
+            document = settings.parse_document(body)
+        except SettingsError as error:
+            # Not remembered by its ETag: asked for again in full until it is mended.
+            log.limited(logging.ERROR, "settings", "settings refused, the last good ones stay in force: %s", error)
+            self.error = f"settings refused: {error}"
+            return False
+        self.error = ""
+        published = self._publisher.publish(document.records)
+        self._etag = etag
+        words[control.SETTINGS_TIME] = int(time.time())
+        if published:
+            log.logger.info("settings: generation %d, %d experiments", published, len(document.records))
+            self._report(document.problems)
+        return bool(published)
+
+    def _report(self, problems: list[settings.Problem]) -> None:
+        for problem in problems[:_MAX_PROBLEMS_SHOWN]:
+            log.logger.warning(
+                "settings: experiment %s, %s: %s",
+                log.shown(problem.experiment),
+                problem.field,
+                problem.message,
+            )
+        if len(problems) > _MAX_PROBLEMS_SHOWN:
+            more = len(problems) - _MAX_PROBLEMS_SHOWN
+            log.logger.warning("settings: %d more problems; `hypotest check` lists them all", more)

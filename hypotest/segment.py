@@ -1,0 +1,276 @@
+"""The segment: the spool's file format, both directions.
+
+One writer each, mapped, preallocated; named `<instance>-<number>.seg`, where instance is 128 random bits of a process.
+
+    offset  size  what                                                              written by
+    0       8     magic "HTSEG001"                                                  writer, once
+    8       8     seed of the checksums, random                                     writer, once
+    16      16    instance                                                          writer, once
+    32      8     number of this segment within the instance                        writer, once
+    40      8     position: frames written << 40 | offset behind the last           writer
+    48      8     acknowledged: frames settled << 40 | offset behind the last       leader
+    56      8     finished: 1 when the writer will add no more                      writer
+    64      8     created: Unix time, s                                             writer, once
+    72      8     writer's pid, for people                                          writer, once
+    80      8     size of the file when it is complete                              writer, once
+    88      8     first seen: the leaders' lived seconds at that time, + 1          leader
+    96      128   counters, see accounts.py: refusals                               writer; drops: leader
+    256     ...   frames, each at a multiple of 8:
+                  u32 length | u32 crc32(payload, seed) | payload | zeros up to the next multiple of 8
+
+An event exists from the moment the position covers it: frame first, position last, one aligned store. An exception in
+between leaves the position where it was, and the next append overwrites. Count and offset share a word so that they
+cannot disagree. Lengths are below 2**24, so a frame's fourth byte is zero, which no JSON text contains: no payload can
+look like a frame. An event's id is (instance, number, offset): fixed when it is accepted, the same in every resend.
+
+Ownership is a POSIX lock on the file: a child does not inherit it, and the kernel drops it with the process. It is also
+dropped when the process closes any descriptor of the file: a process never opens a segment that it writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import struct
+import sys
+import time
+import zlib
+
+from hypotest import accounts, platform
+from hypotest.errors import CorruptFile
+
+SUFFIX = ".seg"
+HEADER = 256
+MAX_PAYLOAD = 64 << 10
+ONE = 1 << 40
+OFFSET = ONE - 1
+POSITION, ACKNOWLEDGED, FINISHED, CREATED, PID, FULL_SIZE, FIRST_SEEN, COUNTERS = range(5, 13)
+
+_MAGIC = b"HTSEG001"
+_HEAD = struct.Struct("=8sQ16sQQQQQQQQ")
+_FRAME = struct.Struct("=II")
+_BLOCK = 64 << 10
+_ZEROS = bytes(_BLOCK)
+pack_frame_head = _FRAME.pack
+
+
+class _FileBytes:
+    """The slices of a file, by pread and pwrite: what a mapping is elsewhere, without its SIGBUS on a full disk."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __getitem__(self, part: slice) -> bytes:
+        wanted = part.stop - part.start
+        return os.pread(self._fd, wanted, part.start).ljust(wanted, b"\0")
+
+    def __setitem__(self, part: slice, data: bytes) -> None:
+        if os.pwrite(self._fd, data, part.start) != len(data):
+            raise OSError(errno.ENOSPC, "short write: the disk is full")
+
+
+class _FileWords:
+    """The u64 words of a file, by pread and pwrite."""
+
+    def __init__(self, data: _FileBytes) -> None:
+        self._data = data
+
+    def __getitem__(self, index: int) -> int:
+        return int.from_bytes(self._data[index * 8 : index * 8 + 8], sys.byteorder)
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._data[index * 8 : index * 8 + 8] = value.to_bytes(8, sys.byteorder)
+
+
+class Segment:
+    """An open segment, of its writer or of the leader.
+
+    Attributes:
+        name: the file's name without directory and suffix.
+        map: its bytes. words: the same as u64 words.
+        seed: of its checksums.
+        limit: offset that no frame may cross; 0 makes the writer turn to another segment.
+    """
+
+    __slots__ = ("__weakref__", "fd", "instance", "limit", "map", "name", "number", "opened", "path", "seed", "words")
+
+    def __init__(self, path: str, fd: int) -> None:
+        """Takes over `fd`; closes it if the file is no segment of this version.
+
+        Raises:
+            CorruptFile: the header is damaged.
+        """
+        self.path = path
+        self.name = os.path.basename(path).removesuffix(SUFFIX)
+        self.fd = -1
+        self.opened = time.monotonic()
+        try:
+            head = os.pread(fd, _HEAD.size, 0).ljust(_HEAD.size, b"\0")
+            magic, self.seed, instance, self.number, _, _, _, _, _, full, _ = _HEAD.unpack(head)
+            self.instance = instance.hex()
+            size = os.fstat(fd).st_size
+            if magic != _MAGIC or size < HEADER or not HEADER <= full <= 1 << 32 or self.seed >> 32:
+                raise CorruptFile(f"{path} is not a segment of this version")
+            self.limit = full
+            self.map: mmap.mmap | _FileBytes
+            self.words: memoryview | _FileWords
+            if size == full and full % 8 == 0:
+                self.map = mmap.mmap(fd, size)
+                self.words = memoryview(self.map).cast("Q")
+            else:
+                self.map = _FileBytes(fd)
+                self.words = _FileWords(self.map)
+            self.fd = fd
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives up mapping, descriptor and with them the lock. What is in the file stays.
+
+        A writer's segment is never closed but by its last reference: a leader in the same process may be reading it.
+        """
+        if self.fd < 0:
+            return
+        if isinstance(self.map, mmap.mmap) and isinstance(self.words, memoryview):
+            self.words.release()
+            self.map.close()
+        fd, self.fd = self.fd, -1
+        os.close(fd)
+
+    def lock(self) -> bool:
+        """Takes the writer's lock: True means that no other living process writes this segment."""
+        try:
+            fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def counters(self) -> list[int]:
+        """The segment's accounts: see `counters_of`."""
+        return counters_of(self.map[0:HEADER])
+
+    def count(self, slot: int, n: int = 1) -> None:
+        """Adds to a counter. The caller is the only one who writes that counter."""
+        self.words[COUNTERS + slot] += n
+
+    def unsettled(self) -> int:
+        """How many frames the position covers that are not settled yet."""
+        return max(0, (self.words[POSITION] >> 40) - (self.words[ACKNOWLEDGED] >> 40))
+
+    def read(self, offset: int, end: int) -> tuple[bytes, int] | None:
+        """The payload of the frame at `offset` and the offset behind it; None if there is no sound frame."""
+        if offset + _FRAME.size > end:
+            return None
+        length, crc = _FRAME.unpack(self.map[offset : offset + _FRAME.size])
+        start = offset + _FRAME.size
+        if not 0 < length <= MAX_PAYLOAD or start + length > end:
+            return None
+        payload = self.map[start : start + length]
+        if zlib.crc32(payload, self.seed) != crc:
+            return None
+        return payload, (start + length + 7) & -8
+
+    def next_sound(self, offset: int, end: int) -> int:
+        """The offset of the first sound frame after the unsound one at `offset`; `end` if there is none."""
+        offset += 8
+        while offset < end:
+            block = min(_BLOCK, end - offset)
+            if self.map[offset : offset + block] == _ZEROS[:block]:
+                offset += block
+                continue
+            for at in range(offset, offset + block, 8):
+                if self.read(at, end) is not None:
+                    return at
+            offset += block
+        return end
+
+
+def counters_of(header: bytes) -> list[int]:
+    """The accounts of a segment, from its header.
+
+    Frames and their fate follow from the two positions; the ACCEPTED slot holds what was taken over, settled, from a
+    segment that was deleted, whose drops stand among this one's.
+    """
+    words = struct.unpack(f"={HEADER // 8}Q", header)
+    rows = list(words[COUNTERS : COUNTERS + accounts.SLOTS])
+    taken_over, settled = rows[accounts.ACCEPTED], words[ACKNOWLEDGED] >> 40
+    rows[accounts.ACCEPTED] = taken_over + max(words[POSITION] >> 40, settled)
+    rows[accounts.DELIVERED] = max(0, taken_over + settled - sum(rows[accounts.FIRST_DROP :]))
+    return rows
+
+
+def peek(path: str) -> tuple[int, int, list[int]]:
+    """Position, acknowledged position and accounts of a segment, without mapping it.
+
+    Hazard: never for a segment that this process writes; closing the descriptor would drop the writer's lock.
+
+    Raises:
+        OSError: it is gone, or no segment.
+    """
+    fd = os.open(path, os.O_RDONLY | platform.O_SAFE)
+    try:
+        header = os.pread(fd, HEADER, 0)
+    finally:
+        os.close(fd)
+    if len(header) < HEADER or header[:8] != _MAGIC:
+        raise CorruptFile(f"{path} is not a segment of this version")
+    words = struct.unpack_from("=2Q", header, POSITION * 8)
+    return words[0], words[1], counters_of(header)
+
+
+def create(directory: str, instance: bytes, number: int, size: int, *, mapped: bool) -> Segment:
+    """Makes a segment: whole and locked before it has a name that the leader looks at.
+
+    Args:
+        directory: the spool directory.
+        instance: 16 random bytes of this process.
+        number: unique within the instance.
+        size: bytes, a multiple of 4096.
+        mapped: False to write by pwrite, where a mapping cannot be trusted.
+
+    Raises:
+        OSError: no space, no inode, no descriptor, or the directory is gone.
+    """
+    path = f"{directory}/{instance.hex()}-{number:x}{SUFFIX}"
+    draft = f"{directory}/.{instance.hex()}-{number:x}"
+    fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | platform.O_SAFE, 0o600)
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mapped = mapped and platform.preallocate(fd, size)
+        seed = int.from_bytes(os.urandom(4), "little")
+        head = _HEAD.pack(_MAGIC, seed, instance, number, HEADER, HEADER, 0, int(time.time()), os.getpid(), size, 0)
+        if os.pwrite(fd, head.ljust(HEADER, b"\0"), 0) != HEADER:
+            raise OSError(errno.ENOSPC, "short write: the disk is full")
+    except BaseException:
+        os.close(fd)
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
+    segment = Segment(path, fd)
+    try:
+        if isinstance(segment.map, mmap.mmap):
+            platform.populate(segment.map)
+        os.rename(draft, path)
+    except BaseException:
+        segment.close()
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
+    return segment
+
+
+def open_segment(path: str) -> Segment:
+    """Opens a segment of another process, or a finished one.
+
+    Raises:
+        CorruptFile: its header is damaged.
+        OSError: it is gone, or cannot be opened.
+    """
+    return Segment(path, os.open(path, os.O_RDWR | platform.O_SAFE))

@@ -1,0 +1,285 @@
+"""Settings snapshots: immutable files `settings-<generation>.snap`, mapped by every worker, read one record at a time.
+
+    offset      size       what
+    0           8          magic "HTSNAP01"
+    8           8          generation
+    16          8          published: Unix time, s
+    24          8          count of records, n
+    32          8          size of the file
+    40          16         digest of all names and records: tells unchanged settings
+    56          8          crc32 of bytes 0 to 56 and of the index
+    64          8 n        hashes of the names (murmur3 x64, first 64 bits), ascending
+    64 + 8 n    8 n        offsets of the records, in the same order
+    ...                    records: u32 crc32(name, data) | u32 length of name | u32 length of data | name | data
+
+A snapshot is never modified: new file, checksum, rename, then one aligned store of its generation in the control page,
+which every worker reads at every call. A worker decodes an experiment when it is first asked for, so 10,000 experiments
+cost it what it uses. The newest two files are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import mmap
+import os
+import struct
+import time
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+
+import mmh3
+
+from hypotest import platform
+from hypotest.control import GENERATION, ControlPage
+from hypotest.errors import CorruptFile
+
+_MAGIC = b"HTSNAP01"
+_HEAD = struct.Struct("=8sQQQQ16s")
+_CRC = struct.Struct("=Q")
+_RECORD = struct.Struct("=III")
+_INDEX = 64
+_PREFIX, _SUFFIX = "settings-", ".snap"
+_KEEP = 2
+_ATTEMPTS = 3
+
+T = TypeVar("T")
+
+
+class Snapshot:
+    """One mapped snapshot file.
+
+    Attributes:
+        generation: that of the settings in it.
+        digest: of their content.
+        count: how many records it has.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Maps and checks header and index.
+
+        Raises:
+            OSError: it is gone.
+            CorruptFile: it is damaged.
+        """
+        fd = os.open(path, os.O_RDONLY | platform.O_SAFE)
+        try:
+            size = os.fstat(fd).st_size
+            if size < _INDEX:
+                raise CorruptFile(f"{path} is too short")
+            self._map = mmap.mmap(fd, size, prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
+        magic, self.generation, self.published, self.count, total, self.digest = _HEAD.unpack(self._map[: _HEAD.size])
+        end = _INDEX + 16 * self.count
+        if magic != _MAGIC or total != size or end > size:
+            raise CorruptFile(f"{path} is not a whole snapshot of this version")
+        (crc,) = _CRC.unpack(self._map[_HEAD.size : _INDEX])
+        if zlib.crc32(self._map[_INDEX:end], zlib.crc32(self._map[: _HEAD.size])) != crc:
+            raise CorruptFile(f"{path} is damaged")
+        index = memoryview(self._map)[_INDEX:end].cast("Q")
+        self._hashes, self._offsets = index[: self.count], index[self.count :]
+
+    def get(self, name: str) -> bytes | None:
+        """The record of `name`, None if there is none.
+
+        Raises:
+            CorruptFile: the record is damaged.
+        """
+        key = name.encode("utf-8", "surrogatepass")
+        wanted = _hash(key)
+        at = bisect_left(self._hashes, wanted)
+        while at < self.count and self._hashes[at] == wanted:
+            found, data = self._record(self._offsets[at])
+            if found == key:
+                return data
+            at += 1
+        return None
+
+    def names(self) -> list[str]:
+        """The names of all records."""
+        return sorted(self._record(offset)[0].decode("utf-8", "surrogatepass") for offset in self._offsets)
+
+    def _record(self, offset: int) -> tuple[bytes, bytes]:
+        head = self._map[offset : offset + _RECORD.size]
+        if len(head) != _RECORD.size:
+            raise CorruptFile("a settings record is out of the file")
+        crc, name_length, data_length = _RECORD.unpack(head)
+        start = offset + _RECORD.size
+        both = self._map[start : start + name_length + data_length]
+        if len(both) != name_length + data_length or zlib.crc32(both) != crc:
+            raise CorruptFile("a settings record is damaged")
+        return both[:name_length], both[name_length:]
+
+
+def _hash(name: bytes) -> int:
+    return int(mmh3.hash64(name, 0, True, False)[0])
+
+
+def _path(directory: str, generation: int) -> str:
+    return f"{directory}/{_PREFIX}{generation}{_SUFFIX}"
+
+
+def generations(directory: str) -> list[int]:
+    """The generations that have a file in `directory`, newest first."""
+    found = []
+    for name in os.listdir(directory):
+        number = name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+        if name == f"{_PREFIX}{number}{_SUFFIX}" and number.isdecimal():
+            found.append(int(number))
+    return sorted(found, reverse=True)
+
+
+def open_newest(directory: str, generation: int | None = None) -> Snapshot | None:
+    """The snapshot of `generation`; if it is damaged, gone or not given, the newest sound one."""
+    order = ([generation] if generation else []) + generations(directory)
+    for number in order:
+        with contextlib.suppress(OSError):
+            return Snapshot(_path(directory, number))
+    return None
+
+
+class _View(Generic[T]):
+    __slots__ = ("decoded", "generation", "snapshot")
+
+    def __init__(self, generation: int, snapshot: Snapshot | None) -> None:
+        self.generation = generation
+        self.snapshot = snapshot
+        self.decoded: dict[str, T] = {}
+
+
+class Reader(Generic[T]):
+    """The settings in force, as one worker sees them."""
+
+    def __init__(self, directory: str, page: ControlPage, decode: Callable[[bytes], T]) -> None:
+        """Maps nothing yet.
+
+        Args:
+            directory: the namespace's directory.
+            page: its control page.
+            decode: makes an experiment of a record; called once for each record and generation.
+        """
+        self._directory = directory
+        self._words = page.words
+        self._decode = decode
+        self._view: _View[T] = _View(0, None)
+
+    @property
+    def generation(self) -> int:
+        """The generation read last; 0 before any settings have arrived."""
+        snapshot = self._view.snapshot
+        return snapshot.generation if snapshot else 0
+
+    def ready(self) -> bool:
+        """Whether there are settings, of whatever age."""
+        if self._words[GENERATION] != self._view.generation:
+            self._refresh()
+        return self._view.snapshot is not None
+
+    def retry(self) -> None:
+        """Tries again to read a generation that could not be read; from time to time, not from the hot path."""
+        if self.generation != self._words[GENERATION]:
+            self._refresh()
+
+    def get(self, name: str) -> T | None:
+        """The experiment of that name in the settings in force; None if it is not defined or none have arrived.
+
+        Raises:
+            CorruptFile: its record is damaged.
+        """
+        view = self._view
+        if self._words[GENERATION] != view.generation:
+            view = self._refresh()
+        found = view.decoded.get(name)
+        return found if found is not None else self._load(view, name)
+
+    def _load(self, view: _View[T], name: str) -> T | None:
+        record = view.snapshot.get(name) if view.snapshot is not None else None
+        if record is None:
+            return None
+        return view.decoded.setdefault(name, self._decode(record))
+
+    def _refresh(self) -> _View[T]:
+        """Turns to the generation in force; stays with the present settings if that cannot be read."""
+        for _ in range(_ATTEMPTS):
+            generation = self._words[GENERATION]
+            if not generation:
+                break
+            with contextlib.suppress(OSError):
+                self._view = _View(generation, Snapshot(_path(self._directory, generation)))
+                return self._view
+            if self._words[GENERATION] == generation:
+                break
+        # Damaged or gone. An older settings file beats none; this generation is not tried again at every call.
+        stale: _View[T] = _View(generation, self._view.snapshot)
+        if stale.snapshot is None and generation:
+            with contextlib.suppress(OSError):
+                stale.snapshot = open_newest(self._directory)
+        self._view = stale
+        return stale
+
+
+class Publisher:
+    """Writes snapshots and puts them in force; the leader's."""
+
+    def __init__(self, directory: str, page: ControlPage) -> None:
+        self._directory = directory
+        self._page = page
+
+    def publish(self, records: Mapping[str, bytes]) -> int:
+        """Publishes the settings if they differ from those in force.
+
+        Args:
+            records: by name of the experiment.
+
+        Returns:
+            The new generation; 0 if nothing changed.
+
+        Raises:
+            OSError: no space; the settings in force stay.
+        """
+        named = {name.encode("utf-8", "surrogatepass"): data for name, data in records.items()}
+        digest = hashlib.blake2b(digest_size=16)
+        for name in sorted(named):
+            digest.update(b"%d %d %b%b" % (len(name), len(named[name]), name, named[name]))
+        current = self._page.words[GENERATION]
+        with contextlib.suppress(OSError):
+            if current and Snapshot(_path(self._directory, current)).digest == digest.digest():
+                return 0
+        generation = max([current, *generations(self._directory)]) + 1
+        self._write(_path(self._directory, generation), _encode(named, generation, digest.digest()))
+        self._page.words[GENERATION] = generation  # publish last
+        for old in generations(self._directory)[_KEEP:]:
+            with contextlib.suppress(OSError):
+                os.unlink(_path(self._directory, old))
+        return generation
+
+    def _write(self, path: str, data: bytes) -> None:
+        draft = f"{self._directory}/.settings-draft"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | platform.O_SAFE, 0o600)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(fd, left) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(draft, path)
+
+
+def _encode(named: Mapping[bytes, bytes], generation: int, digest: bytes) -> bytes:
+    order = sorted(named, key=_hash)
+    offset = _INDEX + 16 * len(order)
+    offsets, records = [], []
+    for name in order:
+        data = named[name]
+        offsets.append(offset)
+        records.append(_RECORD.pack(zlib.crc32(name + data), len(name), len(data)) + name + data)
+        offset += len(records[-1])
+    index = struct.pack(f"={2 * len(order)}Q", *map(_hash, order), *offsets)
+    head = _HEAD.pack(_MAGIC, generation, int(time.time()), len(order), offset, digest)
+    return b"".join([head, _CRC.pack(zlib.crc32(index, zlib.crc32(head))), index, *records])

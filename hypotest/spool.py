@@ -1,0 +1,200 @@
+"""The writer's side of the spool: events are appended to segments that outlive the process.
+
+A segment is checked out of a list for one append and put back: `list.pop` is atomic, so no lock is needed. A second
+thread, a signal handler or a `__del__` that comes in between finds the list empty and gets a segment of its own; an
+exception at any point costs at most the use of one segment, never an event or a deadlock. (Rejected: a lock. It cost
+230 ns of 440, a signal handler would have to be told apart from a thread, and one left locked stops all.)
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from zlib import crc32
+
+from hypotest import accounts, platform, segment
+from hypotest.errors import EventRefused
+from hypotest.segment import COUNTERS, FINISHED, MAX_PAYLOAD, OFFSET, ONE, POSITION, Segment, pack_frame_head
+
+_SMALLEST, _LARGEST = 64 << 10, 4 << 20
+_QUICK, _SLOW = 10.0, 60.0
+_RETRY_AFTER = 1.0
+_RESERVE, _RESERVE_SHARE = 64 << 20, 0.05
+
+
+class Spool:
+    """Appends the events of one process to the spool directory.
+
+    Attributes:
+        instance: 128 random bits of this process, hex; the first part of every event id.
+        segments: the open segments by path, for a leader in this same process.
+    """
+
+    def __init__(self, directory: str, max_bytes: int, spool_bytes: Callable[[], int]) -> None:
+        """Opens nothing yet.
+
+        Args:
+            directory: the spool directory.
+            max_bytes: the cap over all processes.
+            spool_bytes: what the spool holds now, over all processes.
+        """
+        self._directory = directory
+        self._max_bytes = max_bytes
+        self._spool_bytes = spool_bytes
+        self._instance = os.urandom(16)
+        self._next = 0
+        self._size = _SMALLEST
+        self._idle: list[Segment] = []
+        self._unreported = [0] * accounts.SLOTS
+        self._refuse_until = (0.0, "")
+        self._mapped: bool | None = None
+        self._closed = False
+        self.instance = self._instance.hex()
+        self.segments: dict[str, Segment] = {}
+
+    def append(self, payload: bytes) -> None:
+        """Keeps one event. When this returns, the event survives the process.
+
+        Raises:
+            EventRefused: it cannot be kept; it has been counted.
+        """
+        try:
+            open_segment = self._idle.pop()
+        except IndexError:
+            open_segment = self._open(len(payload))
+        try:
+            words = open_segment.words
+            position = words[POSITION]
+            offset = position & OFFSET
+            length = len(payload)
+            end = offset + 8 + length
+            if end > open_segment.limit or length > MAX_PAYLOAD:
+                full, open_segment = open_segment, self._turn(open_segment, length)
+                self._put(open_segment, payload)
+                self._finish(full)
+                return
+            open_segment.map[offset:end] = pack_frame_head(length, crc32(payload, open_segment.seed)) + payload
+            words[POSITION] = position + ONE + (length + 15 & -8)  # publish last
+        except OSError as error:
+            raise self._refusal("disk", str(error)) from error
+        finally:
+            self._idle.append(open_segment)
+            if self._closed:
+                self.close()
+
+    def _put(self, target: Segment, payload: bytes) -> None:
+        position = target.words[POSITION]
+        offset = position & OFFSET
+        frame = pack_frame_head(len(payload), crc32(payload, target.seed)) + payload
+        target.map[offset : offset + len(frame)] = frame
+        target.words[POSITION] = position + ONE + (len(frame) + 7 & -8)  # publish last
+
+    def refuse(self, reason: str) -> None:
+        """Counts an event that is not accepted, where a kill does not lose the count if any segment is open."""
+        slot = accounts.refusal_slot(reason)
+        try:
+            open_segment = self._idle.pop()
+        except IndexError:
+            self._unreported[slot] += 1
+            return
+        try:
+            open_segment.words[COUNTERS + slot] += 1
+        finally:
+            self._idle.append(open_segment)
+
+    def unreported(self) -> list[int]:
+        """Counts that are in no segment yet."""
+        return list(self._unreported)
+
+    def _refusal(self, reason: str, detail: str) -> EventRefused:
+        self.refuse(reason)
+        return EventRefused(reason, detail)
+
+    def _turn(self, full: Segment, length: int) -> Segment:
+        """A fresh segment in place of one that is full or was deleted. The caller holds `full`."""
+        if length > MAX_PAYLOAD:
+            full.words[COUNTERS + accounts.refusal_slot("too_large")] += 1
+            raise EventRefused("too_large", f"{length} bytes, at most {MAX_PAYLOAD}")
+        lasted = time.monotonic() - full.opened
+        if lasted < _QUICK:
+            self._size = min(_LARGEST, full.words[segment.FULL_SIZE] * 2)
+        elif lasted > _SLOW:
+            self._size = max(_SMALLEST, full.words[segment.FULL_SIZE] // 2)
+        return self._open(length)
+
+    def _finish(self, done: Segment) -> None:
+        # Finished first: a leader of this process may open the file by name as soon as it is out of `segments`.
+        # Not closed here: that leader may hold it too, and the last reference closes.
+        done.words[FINISHED] = 1
+        self.segments.pop(done.path, None)
+
+    def _open(self, length: int) -> Segment:
+        if length > MAX_PAYLOAD:
+            self._unreported[accounts.refusal_slot("too_large")] += 1
+            raise EventRefused("too_large", f"{length} bytes, at most {MAX_PAYLOAD}")
+        until, reason = self._refuse_until
+        if reason and time.monotonic() < until:
+            self._unreported[accounts.refusal_slot(reason)] += 1
+            raise EventRefused(reason, "as a moment ago")
+        try:
+            size = max(self._size, (segment.HEADER + length + 8 + 4095) & -4096)
+            self._check_room(size)
+            if self._mapped is None:
+                self._mapped = platform.mappable(self._directory)
+            number, self._next = self._next, self._next + 1
+            fresh = segment.create(self._directory, self._instance, number, size, mapped=self._mapped)
+        except EventRefused as refusal:
+            self._refuse_until = (time.monotonic() + _RETRY_AFTER, refusal.reason)
+            self._unreported[accounts.refusal_slot(refusal.reason)] += 1
+            raise
+        except OSError as error:
+            self._refuse_until = (time.monotonic() + _RETRY_AFTER, "disk")
+            self._unreported[accounts.refusal_slot("disk")] += 1
+            raise EventRefused("disk", str(error)) from error
+        for slot, n in enumerate(self._unreported):
+            if n:
+                fresh.count(slot, n)
+                self._unreported[slot] -= n
+        self.segments[fresh.path] = fresh
+        return fresh
+
+    def _check_room(self, size: int) -> None:
+        held = self._spool_bytes()
+        if held + size > self._max_bytes:
+            raise EventRefused("spool_full", f"the spool holds {held} bytes, the cap is {self._max_bytes}")
+        disk = os.statvfs(self._directory)
+        free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+        reserve = min(_RESERVE, int(total * _RESERVE_SHARE))
+        if free - size < reserve:
+            raise EventRefused("disk", f"{free} bytes are free, {reserve} of them are left to the host")
+
+    def check(self) -> int:
+        """Gives up open segments whose files were deleted under us.
+
+        Returns:
+            How many events went with them; they are counted as dropped, `lost`.
+        """
+        gone = 0
+        for held in list(self.segments.values()):
+            if held.limit and os.fstat(held.fd).st_nlink == 0:
+                held.limit = 0
+                lost = held.unsettled()
+                gone += lost
+                rows = held.counters()
+                rows[accounts.drop_slot("lost")] += lost
+                self._unreported = accounts.add([self._unreported, rows])
+        return gone
+
+    def own_marks(self) -> dict[str, int]:
+        """What this process has written so far: the position of each open segment, by path."""
+        return {path: held.words[POSITION] for path, held in list(self.segments.items())}
+
+    def close(self) -> None:
+        """Finishes the segments; what an append has checked out right now is finished when it is put back."""
+        self._closed = True
+        while True:
+            try:
+                self._finish(self._idle.pop())
+            except IndexError:
+                return

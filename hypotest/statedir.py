@@ -1,0 +1,137 @@
+"""Where the state lives: the choice of the directory, the name of the namespace, and whether both can be trusted.
+
+    <state_dir>/v1/<namespace>/          every directory 0700, ours, no symlink
+        leader.lock  control  settings-<generation>.snap  spool/  quarantine/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pwd
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from hypotest.errors import StorageError
+
+FORMAT = "v1"
+_RWX = os.R_OK | os.W_OK | os.X_OK
+_FALLBACK_PARENT = "/var/tmp"  # noqa: S108 - not /tmp, which cleaners empty; the directory in it is verified to be ours
+
+
+@dataclass(frozen=True)
+class StateDir:
+    """The directory of one namespace: one server and token, of one user, on one host."""
+
+    root: str
+    namespace: str
+
+    @property
+    def path(self) -> str:
+        """The namespace's own directory."""
+        return f"{self.root}/{FORMAT}/{self.namespace}"
+
+    @property
+    def spool(self) -> str:
+        """Where segments are."""
+        return f"{self.path}/spool"
+
+    @property
+    def quarantine(self) -> str:
+        """Where events are that were refused for good or could not be read."""
+        return f"{self.path}/quarantine"
+
+    @property
+    def lock(self) -> str:
+        """The leader's lock file."""
+        return f"{self.path}/leader.lock"
+
+    def others(self) -> list[StateDir]:
+        """The other namespaces of this state directory: other servers, other or former tokens."""
+        try:
+            names = os.listdir(f"{self.root}/{FORMAT}")
+        except OSError:
+            return []
+        return [StateDir(self.root, name) for name in sorted(names) if name != self.namespace]
+
+
+def namespace_of(server_url: str, token: str) -> str:
+    """128 bits of SHA-256 over server URL and token: names the pair without disclosing the token."""
+    return hashlib.sha256(f"{server_url}\0{token}".encode()).hexdigest()[:32]
+
+
+def candidates(explicit: str | None, environ: Mapping[str, str]) -> Iterator[str]:
+    """Directories to try, best first: explicit, systemd's, XDG's, the home's, and one of our own in /var/tmp."""
+    if explicit:
+        yield explicit
+    else:
+        systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
+        if systemd.startswith("/"):
+            yield systemd
+        xdg = environ.get("XDG_STATE_HOME", "")
+        if xdg.startswith("/"):
+            yield f"{xdg}/hypotest"
+        home = _home(environ)
+        if home:
+            yield f"{home}/.local/state/hypotest"
+    yield f"{_FALLBACK_PARENT}/hypotest-{os.geteuid()}"
+
+
+def _home(environ: Mapping[str, str]) -> str | None:
+    """HOME if it is the effective user's own, else the passwd entry's: HOME is often stale after a privilege drop."""
+    homes = [environ.get("HOME", "")]
+    with contextlib.suppress(KeyError):
+        homes.append(pwd.getpwuid(os.geteuid()).pw_dir)
+    for home in homes:
+        with contextlib.suppress(OSError):
+            if home.startswith("/") and os.stat(home).st_uid == os.geteuid():
+                return home
+    return None
+
+
+def prepare(root: str, namespace: str) -> StateDir:
+    """Creates and checks the directories of a namespace under `root`.
+
+    Raises:
+        StorageError: one cannot be made or written, is a symlink, or is not ours alone.
+    """
+    state = StateDir(root, namespace)
+    try:
+        _make(root)
+        _check(root, forbidden=stat.S_IWGRP | stat.S_IWOTH)
+        for path in (f"{root}/{FORMAT}", state.path, state.spool, state.quarantine):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+            _check(path, forbidden=0)
+            if stat.S_IMODE(os.lstat(path).st_mode) != stat.S_IRWXU:
+                os.chmod(path, stat.S_IRWXU)
+        if not os.access(state.spool, _RWX, effective_ids=os.access in os.supports_effective_ids):
+            raise StorageError(f"{state.spool} is not writable")
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{root} cannot be used: {error.strerror or error}") from error
+    return state
+
+
+def _make(path: str) -> None:
+    # Not os.makedirs: its parents would get the umask's mode, which may be open to all.
+    if os.path.lexists(path):
+        return
+    _make(os.path.dirname(path))
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+
+
+def _check(path: str, forbidden: int) -> None:
+    found = os.lstat(path)
+    if stat.S_ISLNK(found.st_mode):
+        raise StorageError(f"{path} is a symbolic link")
+    if not stat.S_ISDIR(found.st_mode):
+        raise StorageError(f"{path} is not a directory")
+    if found.st_uid != os.geteuid():
+        raise StorageError(f"{path} belongs to user {found.st_uid}, not to {os.geteuid()}")
+    if found.st_mode & forbidden:
+        raise StorageError(f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):o})")

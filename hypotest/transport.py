@@ -1,0 +1,189 @@
+"""HTTP: the two endpoints, and what their answers mean. The seam for other transports is `Transport`.
+
+Acknowledged is a 2xx with a JSON body, and nothing else: a captive portal answers 200 with HTML. No redirect is
+followed, since the token would go with it. Foreign errors become `TransportError`s here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from email.utils import parsedate_to_datetime
+from typing import Protocol
+
+import orjson
+import requests
+
+from hypotest.config import SDK_TYPE, VERSION, Config
+from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError, Unauthorized
+
+SETTINGS_PATH = "/v1/all_series_tests"
+EVENTS_PATH = "/v1/events"
+_MAX_SETTINGS = 64 << 20
+_MAX_REPLY = 1 << 20
+_MAX_RETRY_AFTER = 3600.0
+_READ_TIMEOUT_FACTOR = 5
+_CHUNK = 64 << 10
+_GZIP_FROM = 1024
+_MAX_SHOWN = 160
+
+
+class Transport(Protocol):
+    """What poller and sender need of a server."""
+
+    def fetch_settings(self, etag: str | None) -> tuple[bytes, str | None] | None:
+        """The settings document and its ETag; None if it is still the one of `etag`.
+
+        Raises:
+            TransportError: there is no answer, or not such a one.
+        """
+
+    def send_events(self, body: bytes, key: str) -> None:
+        """Delivers a body of events; returns when the server has acknowledged it.
+
+        Raises:
+            TransportError: it did not; PayloadTooLarge and PayloadRejected say that the body is at fault.
+        """
+
+
+class _BearerToken(requests.auth.AuthBase):
+    # As `auth`, not as a header: requests would replace a header by an entry of ~/.netrc for the same host.
+    def __init__(self, token: str) -> None:
+        self._value = f"Bearer {token}"
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = self._value
+        return request
+
+
+class HttpTransport:
+    """The HypoTest server over HTTPS, or over HTTP where the host is loopback or the user allows it.
+
+    TLS is always verified; proxies and certificate bundles come from the environment as `requests` has them.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._gzip = False
+        self._timeout = (config.connection_timeout, config.connection_timeout * _READ_TIMEOUT_FACTOR)
+        self._session = requests.Session()
+        self._session.auth = _BearerToken(config.token or "")
+        self._session.headers.update(
+            {"User-Agent": f"hypotest-{SDK_TYPE}-sdk/{VERSION}", "Accept": "application/json"},
+        )
+
+    def fetch_settings(self, etag: str | None) -> tuple[bytes, str | None] | None:
+        """See Transport."""
+        headers = {"If-None-Match": etag} if etag else {}
+        status, body, reply = self._call("GET", SETTINGS_PATH, _MAX_SETTINGS, headers=headers)
+        if status == requests.codes.not_modified:
+            return None
+        return body, reply.get("ETag")
+
+    def send_events(self, body: bytes, key: str) -> None:
+        """See Transport."""
+        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+        if self._gzip and len(body) >= _GZIP_FROM:
+            headers["Content-Encoding"] = "gzip"
+            packer = zlib.compressobj(level=1, wbits=31)
+            body = packer.compress(body) + packer.flush()
+        _, reply, _ = self._call("POST", EVENTS_PATH, _MAX_REPLY, headers=headers, data=body)
+        try:
+            orjson.loads(reply)
+        except orjson.JSONDecodeError as error:
+            raise TransportError("the answer is not JSON: is there a proxy or a portal in between?") from error
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._session.close()
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        cap: int,
+        *,
+        headers: dict[str, str],
+        data: bytes | None = None,
+    ) -> tuple[int, bytes, requests.structures.CaseInsensitiveDict[str]]:
+        url = self._config.server_url
+        if not (url.startswith("https:") or self._config.allow_http or _is_loopback(url)):
+            raise TransportError(f"{url} is not https; allow_http=True or HT_ALLOW_HTTP=true permits it all the same")
+        try:
+            with self._session.request(
+                method,
+                url + path,
+                headers=headers,
+                data=data,
+                timeout=self._timeout,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                body = self._read(response, cap)
+        except (requests.RequestException, OSError, ValueError) as error:
+            # The class and the cause only: the whole text of a requests error runs over three lines.
+            raise TransportError(f"no answer: {_cause(error)}") from error
+        self._gzip = "gzip" in response.headers.get("Accept-Encoding", "").lower()
+        _raise_for_status(response, body)
+        return response.status_code, body, response.headers
+
+    def _read(self, response: requests.Response, cap: int) -> bytes:
+        """The body, unpacked, at most `cap` bytes and not for longer than a whole request may take."""
+        deadline = time.monotonic() + 2 * self._timeout[1]
+        parts, size = [], 0
+        for part in response.iter_content(_CHUNK):
+            parts.append(part)
+            size += len(part)
+            if size > cap:
+                raise TransportError(f"the answer is over {cap} bytes")
+            if time.monotonic() > deadline:
+                raise TransportError("the answer drips in too slowly")
+        return b"".join(parts)
+
+
+def _raise_for_status(response: requests.Response, body: bytes) -> None:
+    status = response.status_code
+    if 200 <= status < 300 or status == requests.codes.not_modified:  # noqa: PLR2004
+        return
+    said = body[:_MAX_SHOWN].decode("utf-8", "replace")
+    message = f"HTTP {status} {response.reason}: {said!r}"
+    retry_after = _retry_after(response.headers.get("Retry-After"))
+    if status in (401, 403):
+        raise Unauthorized(message, retry_after)
+    if status == requests.codes.request_entity_too_large:
+        raise PayloadTooLarge(message, retry_after)
+    if status in (400, 422):
+        raise PayloadRejected(message, retry_after)
+    raise TransportError(message, retry_after)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header, in either of its forms (RFC 9110, 10.2.3), at most an hour."""
+    if not value:
+        return None
+    try:
+        seconds = float(value) if value.strip().isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, OverflowError, TypeError):
+        return None
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)
+
+
+def _is_loopback(url: str) -> bool:
+    host = url.partition("://")[2].partition("/")[0]
+    name = host[: host.index("]") + 1] if host.startswith("[") else host.partition(":")[0]
+    numbers = name.split(".")
+    is_ipv4 = len(numbers) == 4 and all(part.isdigit() for part in numbers)  # noqa: PLR2004
+    return name in ("localhost", "[::1]") or (is_ipv4 and numbers[0] == "127")
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason of a chain of library errors, in one short line."""
+    while True:
+        inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
+        if not isinstance(inner, BaseException):
+            inner = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+        if inner is None:
+            break
+        error = inner
+    text = str(error).rpartition(": ")[2] or str(error)
+    return f"{type(error).__name__}: {text[:_MAX_SHOWN]}"
