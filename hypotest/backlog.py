@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hypotest import accounts, platform, segment
 from hypotest.control import LIVED, ControlPage
@@ -256,20 +257,32 @@ class Backlog:
             return sum(entry.stat().st_size for entry in entries) < _MAX_QUARANTINE
 
 
-def survey(state: StateDir, own: Mapping[str, Segment]) -> tuple[list[int], int, dict[str, int]]:
+class Survey(NamedTuple):
     """The spool as any process can see it.
+
+    Attributes:
+        counters: the accounts of all segments that still have a file.
+        size: their bytes.
+        marks: the position of each, by path.
+    """
+
+    counters: list[int]
+    size: int
+    marks: dict[str, int]
+
+
+def survey(state: StateDir, own: Mapping[str, Segment], without: str = "") -> Survey:
+    """Looks at the spool of a namespace; changes nothing.
 
     Args:
         state: the namespace's directory.
         own: the open segments of this process's own writer, by path.
-
-    Returns:
-        The accounts of all segments that still have a file, their bytes, and the position of each by path.
+        without: the name of a segment to leave out, whose counts are in the totals already.
     """
     rows, size, marks = [], 0, {}
     with contextlib.suppress(FileNotFoundError), os.scandir(state.spool) as entries:
         for entry in entries:
-            if not entry.name.endswith(segment.SUFFIX):
+            if not entry.name.endswith(segment.SUFFIX) or entry.name == without + segment.SUFFIX:
                 continue
             with contextlib.suppress(OSError, ValueError):
                 held = own.get(entry.path)
@@ -280,7 +293,7 @@ def survey(state: StateDir, own: Mapping[str, Segment]) -> tuple[list[int], int,
                 rows.append(counters)
                 marks[entry.path] = position
                 size += entry.stat().st_size
-    return accounts.add(rows), size, marks
+    return Survey(accounts.add(rows), size, marks)
 
 
 def is_settled(path: str, position: int, own: Mapping[str, Segment]) -> bool:

@@ -1,17 +1,17 @@
 """The exception tree. None of these ever leaves a public function of the SDK.
 
-    HypotestError
-    ├── ConfigError            a configuration value that cannot be used
-    ├── SettingsError          a settings document, or an entry of it, that cannot be used
-    ├── ConditionError         a condition that has no boolean value for these tags
-    │   └── ConditionSyntaxError   a condition outside the grammar
-    ├── EventRefused           an event that cannot be kept; says why in one word
-    ├── StorageError           the state directory cannot be used
-    │   └── CorruptFile        a file that is not what its name says
-    └── TransportError         the server did not do what was asked; nothing is lost, try later
-        ├── Unauthorized       401, 403
-        ├── PayloadTooLarge    413: the same events in smaller batches may pass
-        └── PayloadRejected    400, 422: one of the events may be at fault
+HypotestError
+├── ConfigError            a configuration value that cannot be used
+├── SettingsError          a settings document, or an entry of it, that cannot be used
+├── ConditionError         a condition that has no boolean value for these tags
+│   └── ConditionSyntaxError   a condition outside the grammar
+├── EventRefused           an event that cannot be kept; says why in one word
+├── StorageError           the state directory cannot be used
+│   └── CorruptFile        a file that is not what its name says
+└── TransportError         the server did not do what was asked; nothing is lost, try later
+    ├── Unauthorized       401, 403
+    ├── PayloadTooLarge    413: the same events in smaller batches may pass
+    └── PayloadRejected    400, 422: one of the events may be at fault
 """
 
 from __future__ import annotations

@@ -197,8 +197,7 @@ def report_neighbours(state: StateDir) -> int:
     waiting = 0
     for other in state.others():
         page = control.open_existing(other.path)
-        counters, _, _ = survey(other, {})
-        pending = accounts.pending(counters)
+        pending = accounts.pending(survey(other, {}).counters)
         if pending and page is not None and not page.words[LEADER_PID]:
             waiting += pending
             log.limited(

@@ -26,4 +26,4 @@ class Post:
     state: StateDir
     page: ControlPage
     own: Callable[[], Mapping[str, Segment]]
-    start: Callable[[str, Callable[[], None]], None]
+    start: Callable[[str, Callable[[], None]], object]

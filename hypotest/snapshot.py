@@ -115,7 +115,7 @@ class Snapshot:
 
 
 def _hash(name: bytes) -> int:
-    return int(mmh3.hash64(name, 0, True, False)[0])
+    return int(mmh3.hash64(name, signed=False)[0])
 
 
 def _path(directory: str, generation: int) -> str:

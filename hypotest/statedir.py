@@ -1,7 +1,7 @@
 """Where the state lives: the choice of the directory, the name of the namespace, and whether both can be trusted.
 
-    <state_dir>/v1/<namespace>/          every directory 0700, ours, no symlink
-        leader.lock  control  settings-<generation>.snap  spool/  quarantine/
+<state_dir>/v1/<namespace>/          every directory 0700, ours, no symlink
+    leader.lock  control  settings-<generation>.snap  spool/  quarantine/
 """
 
 from __future__ import annotations

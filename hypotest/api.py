@@ -1,0 +1,278 @@
+"""The public functions. None raises, and none waits for the network but `flush` and `wait_until_ready`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from hypotest import assignment, log, runtime
+from hypotest.assignment import Decision
+from hypotest.config import parse
+from hypotest.errors import ConfigError
+from hypotest.status import Status, gather
+from hypotest.variant import CONTROL_VARIANT, Variant
+
+Tags = Mapping[str, Any]
+_POLL = 0.02
+
+
+def config(
+    token: str | None = None,
+    pull_interval: float | None = None,
+    pull_jitter: float | None = None,
+    log_level: str | None = None,
+    flush_events: bool | None = None,
+    connect_to_server: bool | None = None,
+    **further: Any,
+) -> None:
+    """Sets parameters. A value given here beats the environment; None leaves a parameter as it is.
+
+    Opens no file, starts no thread. Takes effect at the next call of any function, also while the SDK is at work.
+    A value that cannot be used is reported once in the log, and the previous value stands.
+
+    Args:
+        token: the token of the project, from HypoTest. Default HT_TOKEN; without one every answer is control.
+        pull_interval: seconds between two polls of the settings, for the whole host. Default 30.
+        pull_jitter: at most so many seconds are added to it at random. Default 5.
+        log_level: "DEBUG", "INFO", "WARNING", "ERROR" or "CRITICAL". Default "INFO".
+        flush_events: whether an orderly exit waits until this process's events are delivered. Default False.
+        connect_to_server: False for tests and development: every answer is control or the override; no thread, no file,
+            no socket. Default True.
+        further: by keyword: server_url, allow_http, state_dir, send_interval, flush_timeout, max_spool_bytes,
+            max_event_age, hash_ids, connection_timeout, leader. See the table in the README.
+    """
+    given = {
+        "token": token,
+        "pull_interval": pull_interval,
+        "pull_jitter": pull_jitter,
+        "log_level": log_level,
+        "flush_events": flush_events,
+        "connect_to_server": connect_to_server,
+        **further,
+    }
+    parsed = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        try:
+            parsed[name] = parse(name, value)
+        except ConfigError as error:
+            log.limited(logging.WARNING, f"config:{name[:40]}", "config() ignores a value: %s", error)
+        except Exception as error:  # noqa: BLE001 - a __float__ or __repr__ of the application
+            log.limited(logging.WARNING, f"config:{name[:40]}", "config() ignores %s: %s", name, type(error).__name__)
+    try:
+        runtime.configure(parsed)
+    except Exception as error:  # noqa: BLE001 - the outermost guard
+        _report("config", error)
+
+
+def experiment(
+    experiment_name: str,
+    user_id: object = None,
+    visitor_id: object = None,
+    tags: Tags | None = None,
+    override: str | None = None,
+    report_event: bool = True,
+) -> Variant:
+    """Decides which variant a user or visitor sees, and reports the exposure.
+
+    Local and deterministic: the same settings, id, tags and override give the same variant in every process, on every
+    host. Costs about a microsecond and never waits. On any error, and before settings have arrived, the answer is
+    control, and the event says why.
+
+    Args:
+        experiment_name: as defined in HypoTest.
+        user_id: the user, if known; becomes a str.
+        visitor_id: the visitor, if known; becomes a str. Give one of the two: with both, the visitor decides and the
+            event says so.
+        tags: facts for the condition of the experiment and for the event: str keys, JSON values. Never changed.
+        override: a variant of the experiment to answer with, for tests and previews.
+        report_event: False for an answer without an event.
+
+    Returns:
+        The variant: `.variant`, `.is_control`, `.is_b` and so on.
+    """
+    try:
+        now = runtime.current()
+        if not now.connected:
+            return assignment.offline(override)
+        user = user_id if user_id is None or type(user_id) is str else _id(user_id)
+        visitor = visitor_id if visitor_id is None or type(visitor_id) is str else _id(visitor_id)
+        if type(experiment_name) is not str:
+            experiment_name = str(experiment_name)
+        reader = now.reader
+        found = reader.get(experiment_name) if reader is not None else None
+        if found is not None:
+            decision = assignment.decide(found, user, visitor, tags, override)
+        else:
+            decision = _undefined(now, user, visitor)
+        if decision.error is not None:
+            _explain(experiment_name, decision.error)
+        if report_event and decision.reported:
+            now.keep(now.encoder.visit(experiment_name, decision, user, visitor, tags))
+    except Exception as error:  # noqa: BLE001 - the outermost guard: the application must not notice us
+        _report("experiment", error)
+        return _failed(experiment_name, report_event)
+    return decision.variant
+
+
+def _undefined(now: runtime.Runtime, user: str | None, visitor: str | None) -> Decision:
+    if not user and not visitor:
+        return assignment.no_id()
+    ready = now.reader is not None and now.reader.ready()
+    return assignment.undefined(assignment.NOT_DEFINED if ready else assignment.NO_SETTINGS)
+
+
+def _failed(name: object, report_event: bool) -> Variant:
+    """Control, and an event that says so where one can be made: the safe side of every doubt."""
+    try:
+        if report_event:
+            now = runtime.current()
+            decision = assignment.undefined("internal error")
+            now.keep(now.encoder.visit(str(name), decision, None, None, None))
+    except Exception:  # noqa: BLE001 - reported already
+        return CONTROL_VARIANT
+    return CONTROL_VARIANT
+
+
+def kpi_event(
+    event_name: str,
+    user_id: object = None,
+    visitor_id: object = None,
+    value: float = 1.0,
+    tags: Tags | None = None,
+) -> None:
+    """Reports that a user or visitor did what an experiment is meant to influence.
+
+    When it returns, the event is in a file that outlives the process.
+
+    Args:
+        event_name: as defined in HypoTest, such as "purchase".
+        user_id: the user, if known; becomes a str.
+        visitor_id: the visitor, if known; becomes a str.
+        value: what it was worth.
+        tags: further facts: str keys, JSON values. Never changed.
+    """
+    try:
+        now = runtime.current()
+        if now.connected:
+            user = user_id if user_id is None or type(user_id) is str else _id(user_id)
+            visitor = visitor_id if visitor_id is None or type(visitor_id) is str else _id(visitor_id)
+            if not user and not visitor:
+                _explain(event_name, "a KPI event has neither user_id nor visitor_id")
+            now.keep(now.encoder.goal(event_name, user, visitor, value, tags))
+    except Exception as error:  # noqa: BLE001 - the outermost guard
+        _refuse("kpi_event", error)
+
+
+def match_user_visitor(
+    user_id: object,
+    visitor_id: object,
+    context: str | None = None,
+    tags: Tags | None = None,
+) -> None:
+    """Reports that a user and a visitor are one person, say at login.
+
+    When it returns, the event is in a file that outlives the process.
+
+    Args:
+        user_id: the user; becomes a str.
+        visitor_id: the visitor; becomes a str.
+        context: where that was found out, such as "login".
+        tags: further facts: str keys, JSON values. Never changed.
+    """
+    try:
+        now = runtime.current()
+        if now.connected:
+            user = user_id if user_id is None or type(user_id) is str else _id(user_id)
+            visitor = visitor_id if visitor_id is None or type(visitor_id) is str else _id(visitor_id)
+            if not user or not visitor:
+                _explain("match_user_visitor", "it takes both user_id and visitor_id")
+            now.keep(now.encoder.match(user, visitor, context, tags))
+    except Exception as error:  # noqa: BLE001 - the outermost guard
+        _refuse("match_user_visitor", error)
+
+
+def wait_until_ready(timeout: float = 5.0) -> bool:
+    """Waits until settings, of any age, can be read.
+
+    Args:
+        timeout: seconds, at most.
+
+    Returns:
+        Whether they can. True at once with `connect_to_server=False`; False without a token.
+    """
+    try:
+        deadline = time.monotonic() + float(timeout)
+        while True:
+            now = runtime.current()
+            now.start()
+            if not now.connected or (now.reader is not None and now.reader.ready()):
+                return True
+            if now.reader is None or time.monotonic() >= deadline:
+                return False
+            time.sleep(min(_POLL, max(0.0, deadline - time.monotonic())))
+    except Exception as error:  # noqa: BLE001 - the outermost guard
+        _report("wait_until_ready", error)
+        return False
+
+
+def flush(timeout: float = 5.0) -> bool:
+    """Asks the leader to send now, and waits until the server has what this host accepted before the call.
+
+    Args:
+        timeout: seconds, at most.
+
+    Returns:
+        Whether it has. True if there is nothing to send.
+    """
+    try:
+        return runtime.current().flush(float(timeout)) == 0
+    except Exception as error:  # noqa: BLE001 - the outermost guard
+        _report("flush", error)
+        return False
+
+
+def status() -> Status:
+    """Tells how the SDK is doing on this host.
+
+    Returns:
+        A frozen record; its fields are documented in `Status`.
+    """
+    try:
+        return gather(runtime.current())
+    except Exception as error:  # noqa: BLE001 - the outermost guard
+        _report("status", error)
+        return Status(last_error=f"status: {type(error).__name__}")
+
+
+def _id(value: object) -> str | None:
+    try:
+        return str(value)
+    except Exception as error:  # noqa: BLE001 - a __str__ of the application
+        log.limited(logging.WARNING, "id", "an id of type %s has no str(): %s", type(value).__name__, log.shown(error))
+        return None
+
+
+def _explain(name: object, error: str) -> None:
+    log.limited(logging.WARNING, f"said:{error[:40]}", "%s: %s", log.shown(name), error)
+
+
+def _refuse(function: str, error: Exception) -> None:
+    _report(function, error)
+    try:
+        runtime.current().refuse("error")
+    except Exception:  # noqa: BLE001 - reported already
+        return
+
+
+def _report(function: str, error: Exception) -> None:
+    log.limited(
+        logging.ERROR,
+        f"api:{function}:{type(error).__name__}",
+        "%s() failed, the application goes on: %s",
+        function,
+        log.shown(error),
+    )

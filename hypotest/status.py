@@ -1,0 +1,112 @@
+"""How the SDK is doing on this host, gathered from the control page and the spool by any process."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import orjson
+
+from hypotest import accounts, backlog, control
+from hypotest.runtime import Runtime
+
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of one namespace, host-wide. accepted = delivered + dropped + pending, exact when the host is at rest.
+
+    Attributes:
+        connected: False with `connect_to_server=False`, or where `refusing` says why there is no state.
+        ready: whether settings are readable.
+        server_url: where settings come from and events go.
+        state_dir: the namespace's directory; None if there is none.
+        refusing: why every event is refused ("no_token", "disk"); "" if none is.
+        leader_pid: as the leader wrote it, in its own pid namespace; 0 if none has signed on.
+        is_leader: whether this process leads.
+        leaders: how many leaders there have been.
+        generation: of the settings this process reads; 0 before any.
+        settings_age: seconds since the server last confirmed the settings; None before any.
+        accepted: events kept. delivered: acknowledged by the server. pending: waiting.
+        refused: events that were not kept, by reason. dropped: events given up later, by reason.
+        spool_bytes: size of the spool's files.
+        polls: of the settings. sends: acknowledged batches.
+        last_error: of the leader, with the server; "" if all is well.
+        leader_config: the leader's own configuration, which is in force for the host.
+    """
+
+    connected: bool = False
+    ready: bool = False
+    server_url: str = ""
+    state_dir: str | None = None
+    refusing: str = ""
+    leader_pid: int = 0
+    is_leader: bool = False
+    leaders: int = 0
+    generation: int = 0
+    settings_age: float | None = None
+    accepted: int = 0
+    delivered: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    pending: int = 0
+    spool_bytes: int = 0
+    polls: int = 0
+    sends: int = 0
+    last_error: str = ""
+    leader_config: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return asdict(self)
+
+
+def gather(runtime: Runtime) -> Status:
+    """The status as this process sees it."""
+    state, page, spool, reader = runtime.state, runtime.page, runtime.spool, runtime.reader
+    if state is None or page is None or spool is None or reader is None:
+        return Status(
+            server_url=runtime.config.server_url,
+            refusing=runtime.trouble,
+            refused=accounts.refused(runtime.refusals),
+        )
+    words = page.words
+    counters, size = _accounts(runtime)
+    said = page.text(control.LEADER_CONFIG)
+    confirmed = words[control.SETTINGS_TIME]
+    return Status(
+        connected=True,
+        ready=reader.ready(),
+        server_url=runtime.config.server_url,
+        state_dir=state.path,
+        leader_pid=words[control.LEADER_PID],
+        is_leader=runtime.campaign is not None and runtime.campaign.leading,
+        leaders=words[control.EPOCH],
+        generation=reader.generation,
+        settings_age=max(0.0, time.time() - confirmed) if confirmed else None,
+        accepted=counters[accounts.ACCEPTED],
+        delivered=counters[accounts.DELIVERED],
+        refused=accounts.refused(counters),
+        dropped=accounts.dropped(counters),
+        pending=accounts.pending(counters),
+        spool_bytes=size,
+        polls=words[control.POLLS],
+        sends=words[control.SENDS],
+        last_error=page.text(control.LAST_ERROR),
+        leader_config=orjson.loads(said) if said else {},
+    )
+
+
+def _accounts(runtime: Runtime) -> tuple[list[int], int]:
+    """The counts of finished and open segments, and of what this process has not written down yet."""
+    page, state, spool = runtime.page, runtime.state, runtime.spool
+    assert page is not None and state is not None and spool is not None  # noqa: PT018, S101 - checked by the caller
+    for _ in range(_ATTEMPTS):
+        # A segment may be folded into the totals while the others are read: read again until none was.
+        folded, totals = page.accounts()
+        found = backlog.survey(state, spool.segments, without=folded)
+        if page.accounts() == (folded, totals):
+            break
+    return accounts.add([totals, found.counters, spool.unreported()]), found.size
