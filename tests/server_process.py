@@ -49,6 +49,7 @@ class ServerProcess:
         experiments: what the experiments file says, plain or `{"tests": ...}`; None starts without a file.
         tokens: the clients' tokens; `token` is the first.
         options: further command line options.
+        env: further environment variables; no HT_ variable of ours reaches the server.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class ServerProcess:
         experiments: dict[str, Any] | None = EXPERIMENTS,
         tokens: tuple[str, ...] = ("test-token",),
         options: tuple[str, ...] = (),
+        env: dict[str, str] | None = None,
     ) -> None:
         self.directory = Path(directory)
         self.port = port
         self.db = Path(db) if db is not None else self.directory / "events.db"
         self.tokens = tokens
         self.options = options
+        self.env = env or {}
         self.experiments_file = None if experiments is None else self.directory / "experiments.json"
         if experiments is not None:
             self.write_experiments(json.dumps(experiments))
@@ -105,7 +108,12 @@ class ServerProcess:
         start_of_output = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as output:
             self.process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.directory, env=_env()
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self.directory,
+                env=clean_env() | self.env,
             )
 
         def listening() -> re.Match[bytes] | None:
@@ -217,7 +225,8 @@ class ServerProcess:
         assert self.accounts()["experiments"]["error"] is None
 
 
-def _env() -> dict[str, str]:
+def clean_env() -> dict[str, str]:
+    """Return our environment without HT_ variables, in which the project can be imported from anywhere."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("HT_")}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     return env

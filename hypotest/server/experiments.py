@@ -38,13 +38,14 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from hypotest.server.document import Document, DocumentError, Lines, parse
+from hypotest.server.document import DocumentError, Lines, parse
+from hypotest.settings import validate
 
 MAX_PROBLEMS = 5
 
@@ -60,6 +61,7 @@ _WIRE = {
 _PLAIN = {wire: plain for plain, wire in _WIRE.items()}
 _OWN = ("test_id", "test_name", "override", "override_control", "override_b")
 _FIELDS = {*_WIRE, *_PLAIN, *_OWN}
+_PLAIN_FIELDS = (*_WIRE, "override", "test_id")
 
 
 class ExperimentsError(ValueError):
@@ -84,13 +86,44 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class _Problem:
-    path: tuple[str, ...]
-    message: str
+class _Entry:
+    """One entry of the file: as it was written, and as it is served."""
 
-    def at(self, lines: Lines) -> str:
-        where = next((lines[self.path[:n]] for n in range(len(self.path), 0, -1) if self.path[:n] in lines), None)
-        return f"{f'line {where}: ' if where else ''}{'.'.join(self.path)}: {self.message}"
+    name: Any
+    given: Any
+    plain: bool
+
+    def wire(self) -> Any:
+        return _to_wire(self.name, self.given) if self.plain and isinstance(self.given, dict) else self.given
+
+    def problems(self) -> Iterator[tuple[str, str, bool]]:
+        """Yield field, message, and whether it forbids the use of the file."""
+        if not isinstance(self.name, str) or not self.name:
+            yield "", "the name of an experiment is a text: quote it", True
+            return
+        if self.plain and isinstance(self.given, dict):
+            yield from _misspelt(self.given)
+        entry = self.wire()
+        for problem in validate(self.name, entry):
+            yield self._spelling(problem.field), problem.message, problem.unusable
+        if isinstance(entry, dict):
+            if not _is_texts(entry.get("goal_names", [])):
+                yield self._spelling("goal_names"), "expected a list of texts", True
+            if not isinstance(entry.get("experiment_hypothesis", ""), str):
+                yield self._spelling("experiment_hypothesis"), "expected a text", True
+
+    def place(self, field: str, lines: Lines) -> str:
+        """Say where a field is."""
+        path = ("tests",) * (not self.plain) + (str(self.name),)
+        line = lines.get((*path, field)) or lines.get(path)
+        where = f"experiment {self.name!r}" + (f", {field}" if field else "")
+        return f"line {line}: {where}" if line else where
+
+    def _spelling(self, field: str) -> str:
+        """Return the name under which the author wrote a field, or would have."""
+        if not field or not self.plain or field in self.given:
+            return field
+        return "override" if field.startswith("override_") else _PLAIN.get(field, field)
 
 
 def make_settings(tests: dict[str, dict[str, Any]], warnings: tuple[str, ...] = ()) -> Settings:
@@ -109,72 +142,69 @@ def load(text: str, *, is_json: bool = False) -> Settings:
         document = parse(text, is_json=is_json)
     except DocumentError as error:
         raise ExperimentsError(str(error)) from None
-    tests, problems = _wire_form(document)
-    problems += [problem for name, entry in tests.items() for problem in _check(name, entry)]
-    if problems:
-        shown = [problem.at(document.lines) for problem in problems[:MAX_PROBLEMS]]
-        if len(problems) > MAX_PROBLEMS:
-            shown.append(f"and {len(problems) - MAX_PROBLEMS} more")
-        raise ExperimentsError("; ".join(shown))
+    errors: list[str] = []
+    warnings: list[str] = []
+    entries = _entries(document.data)
+    for entry in entries:
+        for field, message, fatal in entry.problems():
+            (errors if fatal else warnings).append(f"{entry.place(field, document.lines)}: {message}")
+    if errors:
+        more = f"; and {len(errors) - MAX_PROBLEMS} more" if len(errors) > MAX_PROBLEMS else ""
+        raise ExperimentsError("; ".join(errors[:MAX_PROBLEMS]) + more)
+    tests = {entry.name: entry.wire() for entry in entries}
     try:
-        return make_settings(tests, tuple(_shared_ids(tests)))
+        return make_settings(tests, (*warnings, *_shared_ids(tests)))
     except orjson.JSONEncodeError as error:
         raise ExperimentsError(f"it has no JSON form: {error}") from None
 
 
-def _wire_form(document: Document) -> tuple[dict[str, Any], list[_Problem]]:
-    data, problems = document.data, list[_Problem]()
+def _entries(data: Any) -> list[_Entry]:
     if not isinstance(data, dict):
-        return {}, [_Problem((), "the file maps names to experiments")]
-    if set(data) == {"tests"} and isinstance(data["tests"], dict):
-        return data["tests"], problems
-    tests = {}
-    for name, entry in data.items():
-        if not isinstance(name, str) or not name:
-            problems.append(_Problem((str(name),), "the name of an experiment is a string: quote it"))
-        elif not isinstance(entry, dict):
-            problems.append(_Problem((name,), "an experiment is a mapping of fields"))
-        else:
-            tests[name], found = _entry(name, entry)
-            problems += found
-    return tests, problems
+        raise ExperimentsError("expected a mapping of names to experiments")
+    is_wire = set(data) == {"tests"} and isinstance(data["tests"], dict)
+    return [_Entry(name, given, not is_wire) for name, given in (data["tests"] if is_wire else data).items()]
 
 
-def _entry(name: str, given: dict[Any, Any]) -> tuple[dict[str, Any], list[_Problem]]:
-    """Map one plain entry to its wire form; the values are checked later."""
-    problems = [
-        _Problem((name, str(field)), f"unknown field; known are {', '.join(sorted((*_WIRE, 'override', 'test_id')))}")
-        for field in given
-        if field not in _FIELDS
-    ]
-    problems += [
-        _Problem((name, plain), f"is given twice, as {plain} and {wire}")
-        for plain, wire in _WIRE.items()
-        if plain in given and wire in given
-    ]
+def _misspelt(given: dict[Any, Any]) -> Iterator[tuple[str, str, bool]]:
+    for field in given:
+        if field not in _FIELDS:
+            yield str(field), f"is unknown; known are {', '.join(_PLAIN_FIELDS)}", True
+    for plain, wire in _WIRE.items():
+        if plain in given and wire in given:
+            yield plain, f"is there twice, as {plain} and as {wire}", True
+    if not _is_override(given.get("override", {})):
+        yield "override", "expected a mapping of control and b (no other variant) to lists of ids", True
+
+
+def _to_wire(name: str, given: dict[Any, Any]) -> dict[str, Any]:
+    """Map a plain entry to its wire form; what is wrong in it is left for the validation to find."""
     fields = {_WIRE.get(field, field): value for field, value in given.items()}
-    if "variants_distribution" not in fields:
-        problems.append(_Problem((name, "variants"), "is missing"))
-    override, found = _override(name, given.get("override"))
-    problems += found
+    override = fields.get("override", {})
+    if not _is_override(override):
+        override = {}
     entry = {
-        "test_id": fields.get("test_id", zlib.crc32(name.encode())),
-        "test_name": fields.get("test_name", name),
-        "experiment_hypothesis": fields.get("experiment_hypothesis", ""),
-        "tag_names": fields.get("tag_names", []),
-        "condition_to_enter_test": _condition(fields.get("condition_to_enter_test", "True")),
-        "variants_distribution": _shares(fields.get("variants_distribution", {"control": 1.0})),
-        "goal_names": fields.get("goal_names", []),
-        "test_state": fields.get("test_state", "running"),
-        "test_active": fields.get("test_active", True),
-        "override_control": fields.get("override_control", override.get("control", [])),
-        "override_b": fields.get("override_b", override.get("b", [])),
+        "test_id": zlib.crc32(str(name).encode("utf-8", "replace")),
+        "test_name": name,
+        "experiment_hypothesis": "",
+        "tag_names": [],
+        "condition_to_enter_test": "True",
+        "variants_distribution": None,
+        "goal_names": [],
+        "test_state": "running",
+        "test_active": True,
+        "override_control": override.get("control", []),
+        "override_b": override.get("b", []),
     }
-    return entry, problems
+    entry |= {field: value for field, value in fields.items() if field in entry}
+    entry["variants_distribution"] = _shares(entry["variants_distribution"])
+    entry["condition_to_enter_test"] = _condition(entry["condition_to_enter_test"])
+    if "variants_distribution" not in fields:
+        del entry["variants_distribution"]
+    return entry
 
 
 def _shares(variants: Any) -> Any:
-    if isinstance(variants, list) and variants and all(isinstance(variant, str) for variant in variants):
+    if variants and _is_texts(variants) and len(set(variants)) == len(variants):
         return {variant: 1 / len(variants) for variant in variants}
     return variants
 
@@ -184,25 +214,15 @@ def _condition(condition: Any) -> Any:
     return str(condition) if isinstance(condition, bool) else condition
 
 
-def _override(name: str, override: Any) -> tuple[dict[str, Any], list[_Problem]]:
-    if override is None:
-        return {}, []
-    if not isinstance(override, dict) or not set(override) <= {"control", "b"}:
-        return {}, [_Problem((name, "override"), "maps control and b, no other variant, to lists of ids")]
-    return override, []
+def _is_override(override: Any) -> bool:
+    return isinstance(override, dict) and set(override) <= {"control", "b"}
 
 
-def _check(name: str, entry: dict[str, Any]) -> Iterable[_Problem]:
-    try:
-        from hypotest.settings import validate
-    except ImportError:
-        return
-    for problem in validate(name, entry):
-        field = problem.field
-        yield _Problem((name, *([field] if field else [])), problem.message)
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _shared_ids(tests: dict[str, dict[str, Any]]) -> Iterable[str]:
+def _shared_ids(tests: dict[str, dict[str, Any]]) -> Iterator[str]:
     names = defaultdict(list)
     for name, entry in tests.items():
         names[entry.get("test_id")].append(name)

@@ -31,6 +31,7 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 DEFAULT_DB = "hypotest.db"
 DEFAULT_TOKEN = "dev-token"  # noqa: S105 - a public default, refused beyond loopback
+MAX_PORT = 65535
 BACKLOG = 512
 GRACE = 5  # seconds a request may take to finish after SIGTERM
 
@@ -106,6 +107,8 @@ def serve(
         ConfigError: no usable token, address or experiments file.
         StorageError: the database can't be used.
     """
+    if max_body < 1:
+        raise ConfigError(f"--max-body {max_body} lets nothing in")
     tokens = _tokens(tokens, host)
     watched = ExperimentsFile(None if experiments is None else Path(experiments))
     try:
@@ -178,18 +181,20 @@ def _is_loopback(host: str) -> bool:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= MAX_PORT:  # getaddrinfo would cut it down to 16 bits
+        raise ConfigError(f"can't listen on {host}:{port}: a port is 0 to {MAX_PORT}")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         # Not `create_server`: asyncio sets TCP_NODELAY only where the protocol is spelled out, and without it
         # every answer on a kept connection waits 40 ms for a delayed ACK.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(f"can't listen on {host}:{port}: {error}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
         raise ConfigError(f"can't listen on {host}:{port}: {error.args[-1]}") from error
     return listener
