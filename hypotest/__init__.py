@@ -8,13 +8,11 @@ True
 
 from hypotest.api import config, experiment, flush, kpi_event, match_user_visitor, status, wait_until_ready
 from hypotest.config import VERSION
-from hypotest.status import Status
 from hypotest.variant import Variant
 
 __version__ = VERSION
 
 __all__ = [
-    "Status",
     "Variant",
     "__version__",
     "config",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypotest import assignment, log, runtime
 from hypotest.assignment import Decision
 from hypotest.config import parse
 from hypotest.errors import ConfigError
-from hypotest.status import Status, gather
 from hypotest.variant import CONTROL_VARIANT, Variant
+
+if TYPE_CHECKING:
+    from hypotest.status import Status
 
 Tags = Mapping[str, Any]
 _POLL = 0.02
@@ -59,9 +60,9 @@ def config(
         try:
             parsed[name] = parse(name, value)
         except ConfigError as error:
-            log.limited(logging.WARNING, f"config:{name[:40]}", "config() ignores a value: %s", error)
+            log.limited(log.WARNING, f"config:{name[:40]}", "config() ignores a value: %s", error)
         except Exception as error:  # noqa: BLE001 - a __float__ or __repr__ of the application
-            log.limited(logging.WARNING, f"config:{name[:40]}", "config() ignores %s: %s", name, type(error).__name__)
+            log.limited(log.WARNING, f"config:{name[:40]}", "config() ignores %s: %s", name, type(error).__name__)
     try:
         runtime.configure(parsed)
     except Exception as error:  # noqa: BLE001 - the outermost guard
@@ -241,6 +242,8 @@ def status() -> Status:
     Returns:
         A frozen record; its fields are documented in `Status`.
     """
+    from hypotest.status import Status, gather  # noqa: PLC0415 - not at import: few processes ask
+
     try:
         return gather(runtime.current())
     except Exception as error:  # noqa: BLE001 - the outermost guard
@@ -252,12 +255,12 @@ def _id(value: object) -> str | None:
     try:
         return str(value)
     except Exception as error:  # noqa: BLE001 - a __str__ of the application
-        log.limited(logging.WARNING, "id", "an id of type %s has no str(): %s", type(value).__name__, log.shown(error))
+        log.limited(log.WARNING, "id", "an id of type %s has no str(): %s", type(value).__name__, log.shown(error))
         return None
 
 
 def _explain(name: object, error: str) -> None:
-    log.limited(logging.WARNING, f"said:{error[:40]}", "%s: %s", log.shown(name), error)
+    log.limited(log.WARNING, f"said:{error[:40]}", "%s: %s", log.shown(name), error)
 
 
 def _refuse(function: str, error: Exception) -> None:
@@ -270,7 +273,7 @@ def _refuse(function: str, error: Exception) -> None:
 
 def _report(function: str, error: Exception) -> None:
     log.limited(
-        logging.ERROR,
+        log.ERROR,
         f"api:{function}:{type(error).__name__}",
         "%s() failed, the application goes on: %s",
         function,

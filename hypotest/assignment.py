@@ -359,7 +359,7 @@ def explain(
     value, error = _condition_value(experiment, user_id, visitor_id, tags)
     hashed_id = visitor_id or user_id or None
     key = h = x = None
-    if hashed_id and decision is not experiment.bad_id:
+    if hashed_id and _has_utf8(hashed_id):
         key = hashed_id + experiment.suffix
         h = mmh3.hash(key.encode(), _SEED, False)
         x = math.floor(h / HASHES * BUCKETS) / BUCKETS
@@ -383,6 +383,14 @@ def explain(
             for (variant, share), total, end in zip(experiment.shares, totals, experiment.thresholds, strict=True)
         ),
     )
+
+
+def _has_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _condition_value(

@@ -6,8 +6,6 @@ holds, cyclic, deep, or raising, loses the event.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import math
 import time
 from collections.abc import Mapping
@@ -99,7 +97,9 @@ class Encoder:
 
     def _id(self, value: str) -> bytes:
         if self._salt is not None:
-            digest = hmac.new(self._salt, value.encode("utf-8", "surrogatepass"), hashlib.sha256)
+            import hmac  # noqa: PLC0415 - 3 ms, and only for those who use it
+
+            digest = hmac.new(self._salt, value.encode("utf-8", "surrogatepass"), "sha256")
             return b'"%b"' % digest.hexdigest().encode()
         try:
             return dumps(value)

@@ -8,7 +8,6 @@ then the leader's lock, which alone decides. Nothing here starts a thread: `runt
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -126,7 +125,7 @@ class Campaign:
             try:
                 self.tick()
             except Exception as error:  # noqa: BLE001 - the campaign must outlive everything
-                log.limited(logging.ERROR, f"campaign:{type(error).__name__}", "unexpected, trying again: %r", error)
+                log.limited(log.ERROR, f"campaign:{type(error).__name__}", "unexpected, trying again: %r", error)
                 self._not_before = time.monotonic() + _LOCK_BACKOFF
             self._stop.wait(TICK)
 
@@ -138,7 +137,7 @@ class Campaign:
             self._each_second()
             leadership = self._leadership
             if leadership is not None and not self._lock.held():
-                log.logger.warning("leader: %s is gone or replaced, stepping down", self._lock.path)
+                log.line(log.WARNING, "leader: %s is gone or replaced, stepping down", self._lock.path)
                 self.step_down()
             elif leadership is not None:
                 leadership.housekeep()
@@ -170,7 +169,7 @@ class Campaign:
                 self._leadership = leadership(self._post)
                 return
         except OSError as error:
-            log.limited(logging.ERROR, "election", "the leader's lock cannot be taken: %s", error)
+            log.limited(log.ERROR, "election", "the leader's lock cannot be taken: %s", error)
             self._not_before = now + _LOCK_BACKOFF
         if still > _STUCK_AFTER:
             self._complain(
@@ -180,7 +179,7 @@ class Campaign:
         page.end_candidacy()
 
     def _complain(self, what: str) -> None:
-        log.limited(logging.WARNING, "vacant", "%s", what, every=600.0)
+        log.limited(log.WARNING, "vacant", "%s", what, every=600.0)
 
     def step_down(self) -> None:
         """Ends this process's leadership, if any: signs off, so that another takes over at once, and unlocks."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import random
 import threading
@@ -20,8 +19,8 @@ from hypotest.errors import TransportError, Unauthorized
 from hypotest.events import is_older
 from hypotest.poller import Poller
 from hypotest.post import Post
+from hypotest.publisher import Publisher
 from hypotest.sender import Sender
-from hypotest.snapshot import Publisher
 from hypotest.statedir import StateDir
 from hypotest.transport import HttpTransport
 
@@ -51,7 +50,7 @@ class Loop:
             try:
                 delay = self._work()
             except Exception as error:  # noqa: BLE001 - a loop that dies would freeze settings or delivery silently
-                log.limited(logging.ERROR, f"loop:{type(error).__name__}", "unexpected, trying again: %r", error)
+                log.limited(log.ERROR, f"loop:{type(error).__name__}", "unexpected, trying again: %r", error)
                 delay = backoff(4)
             self._wake.wait(delay)
             self._wake.clear()
@@ -92,7 +91,7 @@ class Leadership:
         page.words[control.EPOCH] += 1
         page.words[LEADER_PID] = os.getpid()
         page.set_text(LEADER_CONFIG, orjson.dumps(_public(config)).decode())
-        log.logger.info("leader: pid %d polls and sends for this host", os.getpid())
+        log.line(log.INFO, "leader: pid %d polls and sends for this host", os.getpid())
         for name, loop in zip(("poller", "sender"), self._loops, strict=True):
             post.start(name, loop.run)
 
@@ -163,7 +162,7 @@ class Leadership:
         if self._trouble_since is None:
             self._trouble_since = time.monotonic()
         log.limited(
-            logging.WARNING,
+            log.WARNING,
             "server",
             "%s does not serve, events are kept and settings stay: %s",
             self._post.config.server_url,
@@ -179,7 +178,7 @@ class Leadership:
         if self._trouble_since is not None:
             lasted = time.monotonic() - self._trouble_since
             self._trouble_since = None
-            log.limited(logging.INFO, "served", "the server serves again, after %.0f s", lasted)
+            log.limited(log.INFO, "served", "the server serves again, after %.0f s", lasted)
 
 
 def _public(config: Config) -> dict[str, object]:
@@ -201,7 +200,7 @@ def report_neighbours(state: StateDir) -> int:
         if pending and page is not None and not page.words[LEADER_PID]:
             waiting += pending
             log.limited(
-                logging.WARNING,
+                log.WARNING,
                 f"neighbour:{other.namespace}",
                 "%d events of another token or server wait in %s; `hypotest drain --token` delivers them",
                 pending,

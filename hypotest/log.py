@@ -1,29 +1,34 @@
-"""The logger `hypotest`: to stdout, rate-limited, and only where the application has not set it up itself."""
+"""The logger `hypotest`: to stdout, rate-limited, and only where the application has not set it up itself.
+
+`logging` costs 5 ms to import, a sixth of what the whole package may: it is loaded by `configure`, at the first call of
+the SDK, in the caller's thread.
+"""
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 
-logger = logging.getLogger("hypotest")
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 
+_NAME = "hypotest"
+_FORMAT = "%(asctime)s %(levelname)-8s hypotest[%(process)d] %(message)s"
 _MAX_KEYS = 256
 _MAX_SHOWN = 120
 _last: dict[str, tuple[float, int]] = {}
 
 
-class _StdoutHandler(logging.Handler):
-    """Writes to today's sys.stdout, unless the root logger has handlers: then the record reaches those."""
+class _Stdout:
+    """A stream that is today's sys.stdout, or nothing while the root logger has handlers, which get the record too."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if logging.getLogger().handlers and logger.propagate:
-            return
-        try:
-            sys.stdout.write(self.format(record) + "\n")
-            sys.stdout.flush()
-        except Exception:  # noqa: BLE001 - a closed stdout is the host's affair, and no reason to disturb it
-            return
+    def write(self, text: str) -> None:
+        import logging  # noqa: PLC0415
+
+        if not (logging.getLogger().handlers and logging.getLogger(_NAME).propagate):
+            sys.stdout.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
 
 
 def configure(level: str) -> None:
@@ -32,21 +37,37 @@ def configure(level: str) -> None:
     Args:
         level: a level name of `logging`, such as "INFO".
     """
-    ours = [handler for handler in logger.handlers if isinstance(handler, _StdoutHandler)]
-    if not ours:
+    import logging  # noqa: PLC0415
+
+    class _Handler(logging.StreamHandler[_Stdout]):
+        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+            """A closed stdout is the host's affair, and no reason to disturb it."""
+
+    logger = logging.getLogger(_NAME)
+    if not any(isinstance(getattr(handler, "stream", None), _Stdout) for handler in logger.handlers):
         if logger.handlers or logger.level != logging.NOTSET:
             return
-        handler = _StdoutHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-8s hypotest[%(process)d] %(message)s"))
+        handler = _Handler(_Stdout())
+        handler.setFormatter(logging.Formatter(_FORMAT))
         logger.addHandler(handler)
     logger.setLevel(level)
+
+
+def line(level: int, message: str, *args: object) -> None:
+    """Logs `message`; never raises, whatever handlers the application has."""
+    import logging  # noqa: PLC0415
+
+    try:
+        logging.getLogger(_NAME).log(level, message, *args)
+    except Exception:  # noqa: BLE001 - must not reach the application's callers through us
+        return
 
 
 def limited(level: int, key: str, message: str, *args: object, every: float = 60.0) -> None:
     """Logs `message`, at most once per `key` in `every` seconds; what was held back is counted in the next line.
 
     Args:
-        level: a level number of `logging`.
+        level: DEBUG, INFO, WARNING or ERROR, as `logging` numbers them.
         key: what the limit is counted by; of a bounded set, never user data.
         message: a %-format.
         args: its arguments. Pass user data through `shown`.
@@ -62,10 +83,7 @@ def limited(level: int, key: str, message: str, *args: object, every: float = 60
     _last[key] = (now, 0)
     if held:
         message += f" ({held} more like this since the last line)"
-    try:
-        logger.log(level, message, *args)
-    except Exception:  # noqa: BLE001 - a handler of the application that raises must not reach its callers through us
-        return
+    line(level, message, *args)
 
 
 def shown(value: object) -> str:
@@ -83,6 +101,7 @@ def reset_after_fork_without_hooks() -> None:
     Hazard: a thread of the parent that was logging at the fork holds these locks for ever in the child. `os.fork`
     renews them through a hook of `logging`; uWSGI's fork runs none.
     """
+    logging = sys.modules.get("logging")
     renew = getattr(logging, "_after_at_fork_child_reinit_locks", None)
     if renew is not None:
         renew()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 from hypotest import control, log, settings
 from hypotest.errors import SettingsError
-from hypotest.snapshot import Publisher
+from hypotest.publisher import Publisher
 from hypotest.transport import Transport
 
 _MAX_PROBLEMS_SHOWN = 5
@@ -47,7 +46,7 @@ class Poller:
             document = settings.parse_document(body)
         except SettingsError as error:
             # Not remembered by its ETag: asked for again in full until it is mended.
-            log.limited(logging.ERROR, "settings", "settings refused, the last good ones stay in force: %s", error)
+            log.limited(log.ERROR, "settings", "settings refused, the last good ones stay in force: %s", error)
             self.error = f"settings refused: {error}"
             return False
         self.error = ""
@@ -55,13 +54,14 @@ class Poller:
         self._etag = etag
         words[control.SETTINGS_TIME] = int(time.time())
         if published:
-            log.logger.info("settings: generation %d, %d experiments", published, len(document.records))
+            log.line(log.INFO, "settings: generation %d, %d experiments", published, len(document.records))
             self._report(document.problems)
         return bool(published)
 
     def _report(self, problems: list[settings.Problem]) -> None:
         for problem in problems[:_MAX_PROBLEMS_SHOWN]:
-            log.logger.warning(
+            log.line(
+                log.WARNING,
                 "settings: experiment %s, %s: %s",
                 log.shown(problem.experiment),
                 problem.field,
@@ -69,4 +69,4 @@ class Poller:
             )
         if len(problems) > _MAX_PROBLEMS_SHOWN:
             more = len(problems) - _MAX_PROBLEMS_SHOWN
-            log.logger.warning("settings: %d more problems; `hypotest check` lists them all", more)
+            log.line(log.WARNING, "settings: %d more problems; `hypotest check` lists them all", more)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from hypotest.config import Config
 from hypotest.control import ControlPage
@@ -11,7 +10,6 @@ from hypotest.segment import Segment
 from hypotest.statedir import StateDir
 
 
-@dataclass(frozen=True)
 class Post:
     """One namespace, as one process works on it.
 
@@ -22,8 +20,18 @@ class Post:
         start: starts a daemon thread of a name; the only way to one.
     """
 
-    config: Config
-    state: StateDir
-    page: ControlPage
-    own: Callable[[], Mapping[str, Segment]]
-    start: Callable[[str, Callable[[], None]], object]
+    __slots__ = ("config", "own", "page", "start", "state")
+
+    def __init__(
+        self,
+        config: Config,
+        state: StateDir,
+        page: ControlPage,
+        own: Callable[[], Mapping[str, Segment]],
+        start: Callable[[str, Callable[[], None]], object],
+    ) -> None:
+        self.config = config
+        self.state = state
+        self.page = page
+        self.own = own
+        self.start = start

@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib
-import logging
 import os
 import sys
 import threading
@@ -18,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hypotest import accounts, backlog, control, leader, log, settings, snapshot, statedir
+from hypotest import accounts, control, leader, log, settings, snapshot, statedir
 from hypotest.assignment import Experiment
 from hypotest.config import Config, resolve
 from hypotest.errors import EventRefused, StorageError
@@ -64,7 +63,7 @@ class Runtime:
         if settled.token is None:
             self.trouble = "no_token"
             log.limited(
-                logging.WARNING,
+                log.WARNING,
                 "token",
                 "no token: every answer is control and events are refused;"
                 " call hypotest.config(token=...) or set HT_TOKEN",
@@ -81,7 +80,7 @@ class Runtime:
                 newest = snapshot.open_newest(state.path)
                 page = control.open_control(state.path, newest.generation if newest else 0)
             except (StorageError, OSError) as error:
-                level = logging.WARNING if root == self.config.state_dir else logging.INFO
+                level = log.WARNING if root == self.config.state_dir else log.INFO
                 log.limited(level, f"state:{root}", "state directory not used: %s", error, every=600.0)
                 continue
             self.state, self.page = state, page
@@ -91,11 +90,11 @@ class Runtime:
                 Post(self.config, state, page, self._own_segments, start_thread),
                 self._each_second,
             )
-            log.logger.info("state directory: %s", state.path)
+            log.line(log.INFO, "state directory: %s", state.path)
             return
         self.trouble = "disk"
         log.limited(
-            logging.ERROR,
+            log.ERROR,
             "state",
             "no usable state directory: every answer is control and events are"
             " refused; set HT_STATE_DIR to a directory of this user",
@@ -119,9 +118,9 @@ class Runtime:
             self.reader.retry()
             lost = self.spool.check()
             if lost:
-                log.limited(logging.ERROR, "lost", "%d events were lost: their files were deleted", lost)
+                log.limited(log.ERROR, "lost", "%d events were lost: their files were deleted", lost)
             if self.page.replaced():
-                log.limited(logging.WARNING, "replaced", "the state directory was deleted or replaced: starting anew")
+                log.limited(log.WARNING, "replaced", "the state directory was deleted or replaced: starting anew")
                 retire(self)
 
     def start(self) -> None:
@@ -138,7 +137,7 @@ class Runtime:
             self._thread = start_thread("campaign", self.campaign.run)
         except RuntimeError as error:
             log.limited(
-                logging.WARNING,
+                log.WARNING,
                 "thread",
                 "no thread can be started here, events are kept for another process"
                 " to send; run `hypotest agent` if there is none: %s",
@@ -156,7 +155,7 @@ class Runtime:
         try:
             self.spool.append(payload)
         except EventRefused as refusal:
-            log.limited(logging.ERROR, f"refused:{refusal.reason}", "event refused: %s", refusal)
+            log.limited(log.ERROR, f"refused:{refusal.reason}", "event refused: %s", refusal)
 
     def refuse(self, reason: str) -> None:
         """Counts an event that cannot be kept."""
@@ -177,6 +176,8 @@ class Runtime:
         """
         if self.spool is None or self.state is None or self.page is None:
             return 0
+        from hypotest import backlog  # noqa: PLC0415 - not at import: few processes flush
+
         deadline = time.monotonic() + timeout
         marks = backlog.survey(self.state, self.spool.segments).marks
         if own_only:
@@ -236,7 +237,7 @@ def _build() -> Runtime:
     settled, warnings = resolve(_overrides, os.environ)
     log.configure(settled.log_level)
     for warning in warnings:
-        log.limited(logging.WARNING, f"env:{warning[:40]}", "%s", warning, every=600.0)
+        log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=600.0)
     candidate = Runtime(settled)
     runtime = here.built.setdefault(_CURRENT, candidate)
     if runtime is candidate and runtime.connected:
@@ -354,5 +355,5 @@ def _at_exit() -> None:
         if runtime.config.flush_events:
             left = runtime.flush(runtime.config.flush_timeout, own_only=True)
             if left:
-                log.logger.warning("exit: events of this process are not delivered yet; they are kept on disk")
+                log.line(log.WARNING, "exit: events of this process are not delivered yet; they are kept on disk")
         runtime.close()

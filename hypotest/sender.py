@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 
 from hypotest import log
 from hypotest.backlog import DELIVERED, Backlog, Batch, Fate
@@ -62,7 +61,7 @@ class Sender:
         for index in refused_alone:
             fates[index] = "rejected"
         log.limited(
-            logging.ERROR, "rejected", "%d events refused for good are in quarantine/: %s", len(refused_alone), refusal
+            log.ERROR, "rejected", "%d events refused for good are in quarantine/: %s", len(refused_alone), refusal
         )
         return self._backlog.settle(batch, fates)
 

@@ -20,14 +20,12 @@ cost it what it uses. The newest two files are kept.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import mmap
 import os
 import struct
-import time
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import mmh3
@@ -36,13 +34,12 @@ from hypotest import platform
 from hypotest.control import GENERATION, ControlPage
 from hypotest.errors import CorruptFile
 
-_MAGIC = b"HTSNAP01"
-_HEAD = struct.Struct("=8sQQQQ16s")
-_CRC = struct.Struct("=Q")
-_RECORD = struct.Struct("=III")
-_INDEX = 64
+MAGIC = b"HTSNAP01"
+HEAD = struct.Struct("=8sQQQQ16s")
+CRC = struct.Struct("=Q")
+RECORD = struct.Struct("=III")
+INDEX = 64
 _PREFIX, _SUFFIX = "settings-", ".snap"
-_KEEP = 2
 _ATTEMPTS = 3
 
 T = TypeVar("T")
@@ -67,19 +64,19 @@ class Snapshot:
         fd = os.open(path, os.O_RDONLY | platform.O_SAFE)
         try:
             size = os.fstat(fd).st_size
-            if size < _INDEX:
+            if size < INDEX:
                 raise CorruptFile(f"{path} is too short")
             self._map = mmap.mmap(fd, size, prot=mmap.PROT_READ)
         finally:
             os.close(fd)
-        magic, self.generation, self.published, self.count, total, self.digest = _HEAD.unpack(self._map[: _HEAD.size])
-        end = _INDEX + 16 * self.count
-        if magic != _MAGIC or total != size or end > size:
+        magic, self.generation, self.published, self.count, total, self.digest = HEAD.unpack(self._map[: HEAD.size])
+        end = INDEX + 16 * self.count
+        if magic != MAGIC or total != size or end > size:
             raise CorruptFile(f"{path} is not a whole snapshot of this version")
-        (crc,) = _CRC.unpack(self._map[_HEAD.size : _INDEX])
-        if zlib.crc32(self._map[_INDEX:end], zlib.crc32(self._map[: _HEAD.size])) != crc:
+        (crc,) = CRC.unpack(self._map[HEAD.size : INDEX])
+        if zlib.crc32(self._map[INDEX:end], zlib.crc32(self._map[: HEAD.size])) != crc:
             raise CorruptFile(f"{path} is damaged")
-        index = memoryview(self._map)[_INDEX:end].cast("Q")
+        index = memoryview(self._map)[INDEX:end].cast("Q")
         self._hashes, self._offsets = index[: self.count], index[self.count :]
 
     def get(self, name: str) -> bytes | None:
@@ -89,7 +86,7 @@ class Snapshot:
             CorruptFile: the record is damaged.
         """
         key = name.encode("utf-8", "surrogatepass")
-        wanted = _hash(key)
+        wanted = name_hash(key)
         at = bisect_left(self._hashes, wanted)
         while at < self.count and self._hashes[at] == wanted:
             found, data = self._record(self._offsets[at])
@@ -103,22 +100,24 @@ class Snapshot:
         return sorted(self._record(offset)[0].decode("utf-8", "surrogatepass") for offset in self._offsets)
 
     def _record(self, offset: int) -> tuple[bytes, bytes]:
-        head = self._map[offset : offset + _RECORD.size]
-        if len(head) != _RECORD.size:
+        head = self._map[offset : offset + RECORD.size]
+        if len(head) != RECORD.size:
             raise CorruptFile("a settings record is out of the file")
-        crc, name_length, data_length = _RECORD.unpack(head)
-        start = offset + _RECORD.size
+        crc, name_length, data_length = RECORD.unpack(head)
+        start = offset + RECORD.size
         both = self._map[start : start + name_length + data_length]
         if len(both) != name_length + data_length or zlib.crc32(both) != crc:
             raise CorruptFile("a settings record is damaged")
         return both[:name_length], both[name_length:]
 
 
-def _hash(name: bytes) -> int:
+def name_hash(name: bytes) -> int:
+    """The index key of a name: the first 64 bits of its murmur3 x64 128-bit hash."""
     return int(mmh3.hash64(name, signed=False)[0])
 
 
-def _path(directory: str, generation: int) -> str:
+def snapshot_path(directory: str, generation: int) -> str:
+    """The file of a generation."""
     return f"{directory}/{_PREFIX}{generation}{_SUFFIX}"
 
 
@@ -137,7 +136,7 @@ def open_newest(directory: str, generation: int | None = None) -> Snapshot | Non
     order = ([generation] if generation else []) + generations(directory)
     for number in order:
         with contextlib.suppress(OSError):
-            return Snapshot(_path(directory, number))
+            return Snapshot(snapshot_path(directory, number))
     return None
 
 
@@ -208,7 +207,7 @@ class Reader(Generic[T]):
             if not generation:
                 break
             with contextlib.suppress(OSError):
-                self._view = _View(generation, Snapshot(_path(self._directory, generation)))
+                self._view = _View(generation, Snapshot(snapshot_path(self._directory, generation)))
                 return self._view
             if self._words[GENERATION] == generation:
                 break
@@ -219,67 +218,3 @@ class Reader(Generic[T]):
                 stale.snapshot = open_newest(self._directory)
         self._view = stale
         return stale
-
-
-class Publisher:
-    """Writes snapshots and puts them in force; the leader's."""
-
-    def __init__(self, directory: str, page: ControlPage) -> None:
-        self._directory = directory
-        self._page = page
-
-    def publish(self, records: Mapping[str, bytes]) -> int:
-        """Publishes the settings if they differ from those in force.
-
-        Args:
-            records: by name of the experiment.
-
-        Returns:
-            The new generation; 0 if nothing changed.
-
-        Raises:
-            OSError: no space; the settings in force stay.
-        """
-        named = {name.encode("utf-8", "surrogatepass"): data for name, data in records.items()}
-        digest = hashlib.blake2b(digest_size=16)
-        for name in sorted(named):
-            digest.update(b"%d %d %b%b" % (len(name), len(named[name]), name, named[name]))
-        current = self._page.words[GENERATION]
-        with contextlib.suppress(OSError):
-            if current and Snapshot(_path(self._directory, current)).digest == digest.digest():
-                return 0
-        generation = max([current, *generations(self._directory)]) + 1
-        self._write(_path(self._directory, generation), _encode(named, generation, digest.digest()))
-        self._page.words[GENERATION] = generation  # publish last
-        for old in generations(self._directory)[_KEEP:]:
-            with contextlib.suppress(OSError):
-                os.unlink(_path(self._directory, old))
-        return generation
-
-    def _write(self, path: str, data: bytes) -> None:
-        draft = f"{self._directory}/.settings-draft"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | platform.O_SAFE, 0o600)
-        try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(fd, left) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(draft, path)
-
-
-def _encode(named: Mapping[bytes, bytes], generation: int, digest: bytes) -> bytes:
-    order = sorted(named, key=_hash)
-    offset = _INDEX + 16 * len(order)
-    offsets, records = [], []
-    for name in order:
-        data = named[name]
-        offsets.append(offset)
-        records.append(_RECORD.pack(zlib.crc32(name + data), len(name), len(data)) + name + data)
-        offset += len(records[-1])
-    index = struct.pack(f"={2 * len(order)}Q", *map(_hash, order), *offsets)
-    head = _HEAD.pack(_MAGIC, generation, int(time.time()), len(order), offset, digest)
-    return b"".join([head, _CRC.pack(zlib.crc32(index, zlib.crc32(head))), index, *records])

@@ -7,12 +7,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import pwd
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from hypotest.errors import StorageError
 
@@ -21,12 +19,14 @@ _RWX = os.R_OK | os.W_OK | os.X_OK
 _FALLBACK_PARENT = "/var/tmp"  # noqa: S108 - not /tmp, which cleaners empty; the directory in it is verified to be ours
 
 
-@dataclass(frozen=True)
 class StateDir:
     """The directory of one namespace: one server and token, of one user, on one host."""
 
-    root: str
-    namespace: str
+    __slots__ = ("namespace", "root")
+
+    def __init__(self, root: str, namespace: str) -> None:
+        self.root = root
+        self.namespace = namespace
 
     @property
     def path(self) -> str:
@@ -59,6 +59,8 @@ class StateDir:
 
 def namespace_of(server_url: str, token: str) -> str:
     """128 bits of SHA-256 over server URL and token: names the pair without disclosing the token."""
+    import hashlib  # noqa: PLC0415 - 3 ms, not at import
+
     return hashlib.sha256(f"{server_url}\0{token}".encode()).hexdigest()[:32]
 
 
