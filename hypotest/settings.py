@@ -112,7 +112,8 @@ def parse_document(body: bytes, previous: Document | None = None) -> Document:
         try:
             records[name] = _record(name, entry, found)
         except TypeError:  # orjson's: a lone surrogate
-            found.append(Problem(name, "", "its texts are not valid Unicode"))
+            if not any(problem.unusable for problem in found):
+                found.append(Problem(name, "", "its texts are not valid Unicode"))
             if _encodable(name):
                 records[name] = _record(name, None, found)
         problems += found
@@ -152,7 +153,7 @@ def _verdict(text: str, names: tuple[str, ...]) -> str:
     return ""
 
 
-def decode(record: bytes) -> Experiment:
+def decode(record: bytes | memoryview) -> Experiment:
     """Make the experiment of a record.
 
     Args:
