@@ -26,7 +26,7 @@ Row: TypeAlias = "tuple[int, str | None, str, str, str | None, str | None, str |
 _Special: TypeAlias = "tuple[str | None, str | None, float | None, str | None, str | None]"  # name ... context
 
 
-class _Invalid(Exception):  # noqa: N818 - internal to this module
+class _Invalid(Exception):
     def __init__(self, field: str, why: str) -> None:
         super().__init__(field, why)
         self.field, self.why = field, why

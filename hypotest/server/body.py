@@ -20,15 +20,16 @@ class _Sink(Protocol):
 
 
 class _Plain:
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, measured: str = "") -> None:
         self._limit = limit
+        self._measured = measured
         self._parts: list[bytes] = []
         self._size = 0
 
     def feed(self, data: bytes) -> None:
         self._size += len(data)
         if self._size > self._limit:
-            raise Refusal(413, f"the body is over {self._limit} bytes: send smaller batches")
+            raise Refusal(413, f"the body is over {self._limit} bytes{self._measured}: send smaller batches")
         self._parts.append(data)
 
     def finish(self) -> bytes:
@@ -36,12 +37,11 @@ class _Plain:
 
 
 class _Gunzip:
-    """Streams, so that a bomb costs `limit` + 1 bytes whatever it would unfold to."""
+    """Streams: a bomb costs twice `limit` bytes at most, whatever it would unfold to."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._plain = _Plain(limit)
-        self._room = limit
+        self._plain = _Plain(limit, " when decompressed")
         self._member = zlib.decompressobj(_GZIP)
         self._started = False
 
@@ -51,12 +51,9 @@ class _Gunzip:
                 self._member = zlib.decompressobj(_GZIP)
             self._started = True
             try:
-                out = self._member.decompress(data, self._room + 1)
+                out = self._member.decompress(data, self._limit + 1)
             except zlib.error as error:
                 raise Refusal(400, f"the body is not gzip: {error}") from None
-            if len(out) > self._room:
-                raise Refusal(413, f"the body is over {self._limit} bytes when decompressed")
-            self._room -= len(out)
             self._plain.feed(out)
             data = self._member.unconsumed_tail or self._member.unused_data
 

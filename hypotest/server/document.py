@@ -60,7 +60,10 @@ def _no_constant(name: str) -> Any:
 
 
 def _parse_yaml(text: str) -> Document:
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:  # a character that YAML forbids
+        raise DocumentError(" ".join(str(error).split())) from None
     try:
         node = loader.get_single_node()
         if node is None:
@@ -75,7 +78,7 @@ def _parse_yaml(text: str) -> Document:
     except (yaml.YAMLError, ValueError, TypeError) as error:  # the last two: `2024-13-45`, `{[]: 1}`
         if isinstance(error, DocumentError):
             raise
-        raise DocumentError(str(error)) from None
+        raise DocumentError(" ".join(str(error).split())) from None
     finally:
         loader.dispose()
 

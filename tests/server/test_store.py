@@ -93,12 +93,13 @@ def test_whole_or_not_at_all(store: Store) -> None:
 
 
 def test_committed_when_it_returns(store: Store) -> None:
-    """What `add` returned for is seen by any other connection to the file."""
+    """What `add` returned for is seen by any other connection, in a log that is synced before it is folded in."""
     account = store.account("t")
     store.add(account, rows(account, visit()))
     with closing(sqlite3.connect(store.path)) as other:
         assert other.execute("SELECT count(*) FROM events").fetchone() == (1,)
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._connection.execute("PRAGMA synchronous").fetchone() == (1,)
 
 
 def test_reader_keeps_its_moment(store: Store) -> None:
