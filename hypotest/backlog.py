@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from hypotest import accounts, platform, segment
+from hypotest import accounts, log, platform, segment
 from hypotest.control import LIVED, ControlPage
 from hypotest.control import SPOOL_BYTES as SPOOL_BYTES_WORD
 from hypotest.errors import CorruptFile
@@ -89,6 +89,7 @@ class Backlog:
         """Looks for new segments, retires finished ones, publishes what the spool holds."""
         total = 0
         own = self._own()
+        self._finish_retirement()
         with os.scandir(self._state.spool) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):
@@ -99,15 +100,28 @@ class Backlog:
                         total += found.st_size
                         self._admit(entry.path, own)
         for path, source in list(self._sources.items()):
-            if source.is_orphan() and not self._next_offset(source):
+            if not os.fstat(source.segment.fd).st_nlink:
+                del self._sources[path]  # deleted by somebody else: a living writer gives it up and counts it as lost
+            elif source.is_orphan() and not self._next_offset(source):
                 self._retire(path, source)
         self._control.words[SPOOL_BYTES_WORD] = total
+
+    def _finish_retirement(self) -> None:
+        # A leader may have died between a fold and its unlink. First of all: a fold of another segment would make
+        # the totals forget which one they hold already, and the next one of this would count twice.
+        folded, _ = self._control.accounts()
+        path = f"{self._state.spool}/{folded}{segment.SUFFIX}"
+        if folded:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            self._sources.pop(path, None)
 
     def _admit(self, path: str, own: Mapping[str, Segment]) -> None:
         if path in self._sources or not self._make_room():
             return
+        held = own.get(path)  # once: the writer may finish it at any moment
         try:
-            source = _Source(own[path], own=True) if path in own else _Source(segment.open_segment(path), own=False)
+            source = _Source(held, own=True) if held is not None else _Source(segment.open_segment(path), own=False)
         except FileNotFoundError:
             return
         except CorruptFile:
@@ -238,7 +252,10 @@ class Backlog:
                 sync_data(source.segment.fd)
 
     def _quarantine(self, event_id: str, payload: bytes, reason: str) -> None:
-        if self._quarantine_has_room():
+        # For people: a disk that is full must not keep what the server has acknowledged from being settled.
+        with contextlib.suppress(OSError):
+            if not self._quarantine_has_room():
+                return
             path = f"{self._state.quarantine}/{reason}.jsonl"
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | platform.O_SAFE, 0o600)
             try:
@@ -247,6 +264,7 @@ class Backlog:
                 os.close(fd)
 
     def _isolate(self, path: str) -> None:
+        log.limited(log.ERROR, "isolated", "a damaged segment goes to quarantine/: %s", os.path.basename(path))
         if self._quarantine_has_room():
             os.rename(path, f"{self._state.quarantine}/{os.path.basename(path)}")
         else:

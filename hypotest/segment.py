@@ -225,7 +225,15 @@ def peek(path: str) -> tuple[int, int, list[int]]:
     return words[0], words[1], counters_of(header)
 
 
-def create(directory: str, instance: bytes, number: int, size: int, *, mapped: bool) -> Segment:
+def create(
+    directory: str,
+    instance: bytes,
+    number: int,
+    size: int,
+    own: dict[str, Segment],
+    *,
+    mapped: bool,
+) -> Segment:
     """Makes a segment: whole and locked before it has a name that the leader looks at.
 
     Args:
@@ -233,6 +241,8 @@ def create(directory: str, instance: bytes, number: int, size: int, *, mapped: b
         instance: 16 random bytes of this process.
         number: unique within the instance.
         size: bytes, a multiple of 4096.
+        own: the process's open segments, by path. The new one is among them before it has its name: another thread of
+            this process that came upon the name first would open the file, and by closing it drop the lock.
         mapped: False to write by pwrite, where a mapping cannot be trusted.
 
     Raises:
@@ -257,8 +267,10 @@ def create(directory: str, instance: bytes, number: int, size: int, *, mapped: b
     try:
         if isinstance(segment.map, mmap.mmap):
             platform.populate(segment.map)
+        own[path] = segment
         os.rename(draft, path)
     except BaseException:
+        own.pop(path, None)
         segment.close()
         with contextlib.suppress(OSError):
             os.unlink(draft)

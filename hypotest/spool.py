@@ -59,6 +59,7 @@ class Spool:
         Raises:
             EventRefused: it cannot be kept; it has been counted.
         """
+        open_segment: Segment | None
         try:
             open_segment = self._idle.pop()
         except IndexError:
@@ -69,19 +70,27 @@ class Spool:
             offset = position & OFFSET
             length = len(payload)
             end = offset + 8 + length
-            if end > open_segment.limit or length > MAX_PAYLOAD:
-                full, open_segment = open_segment, self._turn(open_segment, length)
-                self._put(open_segment, payload)
-                self._finish(full)
+            if length > MAX_PAYLOAD:
+                words[COUNTERS + accounts.refusal_slot("too_large")] += 1
+                raise EventRefused("too_large", f"{length} bytes, at most {MAX_PAYLOAD}")
+            if end > open_segment.limit:
+                full, open_segment = open_segment, None
+                try:
+                    open_segment = self._turn(full, length)
+                    self._put(open_segment, payload)
+                finally:
+                    # Also where there is no other: kept open, full ones alone could fill the spool up to its cap.
+                    self._finish(full)
                 return
             open_segment.map[offset:end] = pack_frame_head(length, crc32(payload, open_segment.seed)) + payload
             words[POSITION] = position + ONE + (length + 15 & -8)  # publish last
         except OSError as error:
             raise self._refusal("disk", str(error)) from error
         finally:
-            self._idle.append(open_segment)
-            if self._closed:
-                self.close()
+            if open_segment is not None:
+                self._idle.append(open_segment)
+                if self._closed:
+                    self.close()
 
     def _put(self, target: Segment, payload: bytes) -> None:
         position = target.words[POSITION]
@@ -113,9 +122,6 @@ class Spool:
 
     def _turn(self, full: Segment, length: int) -> Segment:
         """A fresh segment in place of one that is full or was deleted. The caller holds `full`."""
-        if length > MAX_PAYLOAD:
-            full.words[COUNTERS + accounts.refusal_slot("too_large")] += 1
-            raise EventRefused("too_large", f"{length} bytes, at most {MAX_PAYLOAD}")
         lasted = time.monotonic() - full.opened
         if lasted < _QUICK:
             self._size = min(_LARGEST, full.words[segment.FULL_SIZE] * 2)
@@ -137,13 +143,15 @@ class Spool:
         if reason and time.monotonic() < until:
             self._unreported[accounts.refusal_slot(reason)] += 1
             raise EventRefused(reason, "as a moment ago")
+        smallest = max(_SMALLEST, (segment.HEADER + length + 8 + 4095) & -4096)
         try:
-            size = max(self._size, (segment.HEADER + length + 8 + 4095) & -4096)
-            self._check_room(size)
-            if self._mapped is None:
-                self._mapped = platform.mappable(self._directory)
-            number, self._next = self._next, self._next + 1
-            fresh = segment.create(self._directory, self._instance, number, size, mapped=self._mapped)
+            try:
+                fresh = self._create(max(self._size, smallest))
+            except (EventRefused, OSError):
+                if self._size <= smallest:
+                    raise
+                self._size = smallest  # where there is no room for a large one, there may be for a small one
+                fresh = self._create(smallest)
         except EventRefused as refusal:
             self._refuse_until = (time.monotonic() + _RETRY_AFTER, refusal.reason)
             self._unreported[accounts.refusal_slot(refusal.reason)] += 1
@@ -156,8 +164,14 @@ class Spool:
             if n:
                 fresh.count(slot, n)
                 self._unreported[slot] -= n
-        self.segments[fresh.path] = fresh
         return fresh
+
+    def _create(self, size: int) -> Segment:
+        self._check_room(size)
+        if self._mapped is None:
+            self._mapped = platform.mappable(self._directory)
+        number, self._next = self._next, self._next + 1
+        return segment.create(self._directory, self._instance, number, size, self.segments, mapped=self._mapped)
 
     def _check_room(self, size: int) -> None:
         held = self._spool_bytes()
