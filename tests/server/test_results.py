@@ -28,7 +28,12 @@ class Counter:
         with closing(Store(self.path)) as store:
             account, other = store.account("t"), store.account("other")
             store.add(account, parse_batch(orjson.dumps({"events": events}), account))
-            store.add(other, parse_batch(orjson.dumps({"events": [visit(visitor="x"), goal(visitor="x")]}), other))
+            others = [visit(variant) for variant in ("b", "control")] + [
+                goal(when=59),
+                match("1", "v"),
+                match("u1", "v"),
+            ]
+            store.add(other, parse_batch(orjson.dumps({"events": others}), other))
             with store.reading() as connection:
                 answer = results(connection, account, tests)["experiments"]
         return {name: experiment["variants"] for name, experiment in answer.items()}
