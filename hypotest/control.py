@@ -60,7 +60,7 @@ class ControlPage:
     """
 
     def __init__(self, directory: str, fd: int) -> None:
-        """Maps `fd`, an open descriptor of the page, and keeps it.
+        """Maps `fd`, an open descriptor of the page, and takes it over.
 
         Raises:
             CorruptFile: the file is not a control page of this version.
@@ -68,10 +68,18 @@ class ControlPage:
         self._path = f"{directory}/{NAME}"
         self._fd = fd
         if os.fstat(fd).st_size != SIZE or os.pread(fd, 8, 0) != MAGIC.to_bytes(8, "little"):
-            os.close(fd)
             raise CorruptFile(f"{self._path} is not a control page of this version")
         self._map = mmap.mmap(fd, SIZE)
         self.words = memoryview(self._map).cast("Q")
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives up the descriptor. What has been handed out of the mapping stays usable."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def replaced(self) -> bool:
         """Whether the file that its path names is no longer the one mapped here."""

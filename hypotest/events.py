@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import orjson
 
@@ -45,7 +46,7 @@ class Encoder:
         constant = decision.encoded
         if constant is None:
             constant = decision.encoded = _visit_constant(name, decision)
-        if tags or decision.override_reason:
+        if tags is not None or decision.override_reason:
             extra = {"override_reason": decision.override_reason} if decision.override_reason else {}
             tail = _tags(tags, extra)
         else:
@@ -70,12 +71,12 @@ class Encoder:
         error = b"" if user_id or visitor_id else b',"ht_sdk_error":"goal was sent without user_id and visitor_id"'
         return b'{"time":"%b","event_type":"goal","goal_name":%b,"goal_value":%b%b,"user_id":%b,"visitor_id":%b%b' % (
             self._now(),
-            _json(name),
+            _name(name),
             _json(value),
             error,
             b"null" if user_id is None else self._id(user_id),
             b"null" if visitor_id is None else self._id(visitor_id),
-            _tags(tags, {}) if tags else _NO_TAGS,
+            _NO_TAGS if tags is None else _tags(tags, {}),
         )
 
     def match(
@@ -92,11 +93,11 @@ class Encoder:
             said,
             b"null" if user_id is None else self._id(user_id),
             b"null" if visitor_id is None else self._id(visitor_id),
-            _tags(tags, {}) if tags else _NO_TAGS,
+            _NO_TAGS if tags is None else _tags(tags, {}),
         )
 
     def _id(self, value: str) -> bytes:
-        if self._salt is not None:
+        if self._salt is not None and value:  # an empty id is none, and must not become somebody's
             import hmac  # noqa: PLC0415 - 3 ms, and only for those who use it
 
             digest = hmac.new(self._salt, value.encode("utf-8", "surrogatepass"), "sha256")
@@ -134,11 +135,15 @@ def _visit_constant(name: str, decision: Decision) -> bytes:
     )
 
 
+def _name(value: object) -> bytes:
+    return _json(value if isinstance(value, str) else _text(value))
+
+
 def _tags(tags: Mapping[str, object] | None, extra: Mapping[str, object]) -> bytes:
     """The last field of an event: the caller's tags without nulls, ours, and the closing brace."""
     clean: dict[str, object] = {}
     if isinstance(tags, Mapping):
-        for key, value in tags.items():
+        for key, value in _items(tags):
             kind = type(value)
             if value is None or not isinstance(key, str) or (kind is str and value.lower() == "null"):  # type: ignore[attr-defined]
                 continue
@@ -146,6 +151,13 @@ def _tags(tags: Mapping[str, object] | None, extra: Mapping[str, object]) -> byt
     clean.update(extra)
     clean.update(_SDK_TAGS)
     return b',"tags_name_value":%b}' % _json(clean)
+
+
+def _items(mapping: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
+    try:
+        return list(mapping.items())  # a copy: another thread of the application may change it meanwhile
+    except Exception:  # noqa: BLE001 - a Mapping of the application
+        return []
 
 
 def _json(value: object) -> bytes:
@@ -175,7 +187,7 @@ def _fit(value: object, depth: int, nodes: list[int]) -> object:  # noqa: PLR091
     if nodes[0] < 0 or depth == 0:
         return "..."
     if isinstance(value, Mapping):
-        return {_text(key): _fit(item, depth - 1, nodes) for key, item in list(value.items()) if isinstance(key, str)}
+        return {_text(key): _fit(item, depth - 1, nodes) for key, item in _items(value) if isinstance(key, str)}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_fit(item, depth - 1, nodes) for item in list(value)]
     return _text(value)

@@ -39,6 +39,7 @@ class Poller:
         words[control.POLLS] += 1
         fetched = self._transport.fetch_settings(self._etag)
         if fetched is None:
+            self.error = ""  # what it had in between and we refused is gone again
             words[control.SETTINGS_TIME] = int(time.time())
             return False
         body, etag = fetched

@@ -51,10 +51,11 @@ class StateDir:
     def others(self) -> list[StateDir]:
         """The other namespaces of this state directory: other servers, other or former tokens."""
         try:
-            names = os.listdir(f"{self.root}/{FORMAT}")
+            with os.scandir(f"{self.root}/{FORMAT}") as entries:
+                names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
         except OSError:
             return []
-        return [StateDir(self.root, name) for name in sorted(names) if name != self.namespace]
+        return [StateDir(self.root, name) for name in names if name != self.namespace]
 
 
 def namespace_of(server_url: str, token: str) -> str:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import orjson
 import requests
+import urllib3
 
 from hypotest.config import SDK_TYPE, VERSION, Config
 from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError, Unauthorized
@@ -25,7 +26,9 @@ _MAX_RETRY_AFTER = 3600.0
 _READ_TIMEOUT_FACTOR = 5
 _CHUNK = 64 << 10
 _GZIP_FROM = 1024
-_MAX_SHOWN = 160
+_GZIP = 31  # zlib's name for the format
+_MAX_SHOWN = 200
+_MAX_BODY_SEARCHED = 8192  # over the longest token
 
 
 class Transport(Protocol):
@@ -56,20 +59,31 @@ class _BearerToken(requests.auth.AuthBase):
         return request
 
 
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """No redirect is a target: even one that is not followed would have its body read, whatever its size."""
+
+
 class HttpTransport:
     """The HypoTest server over HTTPS, or over HTTP where the host is loopback or the user allows it.
 
-    TLS is always verified; proxies and certificate bundles come from the environment as `requests` has them.
+    TLS is always verified; proxies and certificate bundles come from the environment as `requests` has them, but for
+    HTTP to loopback: a proxy would carry the token over the network in the clear.
     """
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._gzip = False
         self._timeout = (config.connection_timeout, config.connection_timeout * _READ_TIMEOUT_FACTOR)
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.auth = _BearerToken(config.token or "")
+        self._session.trust_env = config.server_url.startswith("https:") or not _is_loopback(config.server_url)
         self._session.headers.update(
-            {"User-Agent": f"hypotest-{SDK_TYPE}-sdk/{VERSION}", "Accept": "application/json"},
+            {
+                "User-Agent": f"hypotest-{SDK_TYPE}-sdk/{VERSION}",
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+            },
         )
 
     def fetch_settings(self, etag: str | None) -> tuple[bytes, str | None] | None:
@@ -77,6 +91,8 @@ class HttpTransport:
         headers = {"If-None-Match": etag} if etag else {}
         status, body, reply = self._call("GET", SETTINGS_PATH, _MAX_SETTINGS, headers=headers)
         if status == requests.codes.not_modified:
+            if etag is None:
+                raise TransportError("HTTP 304 to a request that has nothing to compare with")
             return None
         return body, reply.get("ETag")
 
@@ -120,33 +136,58 @@ class HttpTransport:
                 stream=True,
             ) as response:
                 body = self._read(response, cap)
-        except (requests.RequestException, OSError, ValueError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             # The class and the cause only: the whole text of a requests error runs over three lines.
-            raise TransportError(f"no answer: {_cause(error)}") from error
-        self._gzip = "gzip" in response.headers.get("Accept-Encoding", "").lower()
-        _raise_for_status(response, body)
+            raise TransportError(f"no answer: {self._shown(_cause(error))}") from error
+        self._gzip = _accepts_gzip(response.headers.get("Accept-Encoding", ""))
+        said = f"{response.reason}: {body[:_MAX_BODY_SEARCHED].decode('utf-8', 'replace')}"
+        _raise_for_status(response, f"HTTP {response.status_code} {self._shown(said)}")
         return response.status_code, body, response.headers
 
     def _read(self, response: requests.Response, cap: int) -> bytes:
-        """The body, unpacked, at most `cap` bytes and not for longer than a whole request may take."""
+        """The body, unpacked, at most `cap` bytes and not for longer than a whole request may take.
+
+        Not by `iter_content`: it unpacks a chunk without a bound, and waits for a chunk to be full.
+        """
         deadline = time.monotonic() + 2 * self._timeout[1]
-        parts, size = [], 0
-        for part in response.iter_content(_CHUNK):
-            parts.append(part)
-            size += len(part)
-            if size > cap:
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("identity", "gzip"):
+            raise TransportError(f"the answer has the encoding {self._shown(encoding)}, which was not asked for")
+        unpacker = zlib.decompressobj(wbits=_GZIP) if encoding == "gzip" else None
+        read = getattr(response.raw, "read1", response.raw.read)
+        body = bytearray()
+        while part := read(_CHUNK, decode_content=False):
+            try:
+                body += part if unpacker is None else unpacker.decompress(part, cap + 1 - len(body))
+            except zlib.error as error:
+                raise TransportError("the answer is not the gzip it says it is") from error
+            if len(body) > cap:
                 raise TransportError(f"the answer is over {cap} bytes")
             if time.monotonic() > deadline:
                 raise TransportError("the answer drips in too slowly")
-        return b"".join(parts)
+        if unpacker is not None and body and not unpacker.eof:
+            raise TransportError("the answer ends in the middle")
+        return bytes(body)
+
+    def _shown(self, text: str) -> str:
+        """`text` for a log line: one short line without the token, which a server may well quote."""
+        text = text.replace(self._config.token or "\0", "***")
+        return "".join(mark if mark.isprintable() else " " for mark in text[:_MAX_SHOWN])
 
 
-def _raise_for_status(response: requests.Response, body: bytes) -> None:
+def _accepts_gzip(header: str) -> bool:
+    """Whether an Accept-Encoding, here that of a response (RFC 7694), has gzip and does not exclude it by q=0."""
+    for item in header.lower().split(","):
+        name, _, parameter = item.partition(";")
+        if name.strip() == "gzip":
+            return parameter.replace(" ", "").rstrip("0.") != "q="
+    return False
+
+
+def _raise_for_status(response: requests.Response, message: str) -> None:
     status = response.status_code
     if 200 <= status < 300 or status == requests.codes.not_modified:  # noqa: PLR2004
         return
-    said = body[:_MAX_SHOWN].decode("utf-8", "replace")
-    message = f"HTTP {status} {response.reason}: {said!r}"
     retry_after = _retry_after(response.headers.get("Retry-After"))
     if status in (401, 403):
         raise Unauthorized(message, retry_after)
@@ -186,4 +227,4 @@ def _cause(error: BaseException) -> str:
             break
         error = inner
     text = str(error).rpartition(": ")[2] or str(error)
-    return f"{type(error).__name__}: {text[:_MAX_SHOWN]}"
+    return f"{type(error).__name__}: {text}"
