@@ -28,11 +28,7 @@ class Counter:
         with closing(Store(self.path)) as store:
             account, other = store.account("t"), store.account("other")
             store.add(account, parse_batch(orjson.dumps({"events": events}), account))
-            others = [visit(variant) for variant in ("b", "control")] + [
-                goal(when=59),
-                match("1", "v"),
-                match("u1", "v"),
-            ]
+            others = [visit("b"), visit("control"), goal(when=59), match("7", "7")]
             store.add(other, parse_batch(orjson.dumps({"events": others}), other))
             with store.reading() as connection:
                 answer = results(connection, account, tests)["experiments"]
