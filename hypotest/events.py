@@ -145,9 +145,9 @@ def _tags(tags: Mapping[str, object] | None, extra: Mapping[str, object]) -> byt
     if isinstance(tags, Mapping):
         for key, value in _items(tags):
             kind = type(value)
-            if value is None or not isinstance(key, str) or (kind is str and value.lower() == "null"):  # type: ignore[attr-defined]
+            if value is None or not isinstance(key, str) or (kind is str and value.lower() == "null"):
                 continue
-            clean[key] = str(value) if kind is float and not math.isfinite(value) else value  # type: ignore[arg-type]
+            clean[key] = str(value) if kind is float and not math.isfinite(value) else value
     clean.update(extra)
     clean.update(_SDK_TAGS)
     return b',"tags_name_value":%b}' % _json(clean)

@@ -1,0 +1,224 @@
+"""The control page: made once, replaced when damaged, read whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from hypotest import accounts, control
+from hypotest.accounts import ACCEPTED, SLOTS
+from hypotest.control import GENERATION, KICK, LAST_ERROR, LEADER_CONFIG, MAGIC, SIZE, ControlPage, open_control
+from hypotest.errors import StorageError
+from tests.namespace import run_python, running_python
+
+ONES = [1] * SLOTS
+COPIES = range(512, 1024, 256)
+COPY_SIZE = 8 + 40 + 8 * SLOTS + 8
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> ControlPage:
+    return open_control(str(tmp_path))
+
+
+def test_a_new_page(tmp_path: Path, page: ControlPage) -> None:
+    """A page that was not there is made, owner-only and empty but for the generation on disk."""
+    assert (tmp_path / "control").stat().st_mode & 0o777 == 0o600
+    assert page.words[0] == MAGIC
+    assert page.accounts() == ("", [0] * SLOTS)
+    assert page.text(LAST_ERROR) == page.text(LEADER_CONFIG) == ""
+    (tmp_path / "control").unlink()
+    assert open_control(str(tmp_path), 7).words[GENERATION] == 7
+    assert os.listdir(tmp_path) == ["control"]
+
+
+def test_all_processes_that_create_it_get_the_same(tmp_path: Path) -> None:
+    """Of several processes that find no page one makes it, and all map that one."""
+    child = """
+import sys
+from hypotest.control import open_control
+print("ready", flush=True)
+sys.stdin.readline()
+page = open_control(sys.argv[1], int(sys.argv[2]))
+page.words[24 + int(sys.argv[2])] = 1
+print(page.words[2], flush=True)
+sys.stdin.readline()
+"""
+    with ExitStack() as stack:
+        processes = [stack.enter_context(running_python(child, tmp_path, number)) for number in range(6)]
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        generations = {process.stdout.readline() for process in processes}
+    page = open_control(str(tmp_path))
+    assert generations == {f"{page.words[GENERATION]}\n"}
+    assert [page.words[24 + number] for number in range(6)] == [1] * 6
+    assert os.listdir(tmp_path) == ["control"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"short", bytes(SIZE), b"HTCTRL02" + bytes(SIZE - 8), b"HTCTRL01" + bytes(SIZE)],
+    ids=["empty", "short", "zeros", "other version", "too long"],
+)
+def test_a_damaged_page_is_replaced(tmp_path: Path, damage: bytes) -> None:
+    """What is no control page gives way to one; nothing of it is believed."""
+    (tmp_path / "control").write_bytes(damage)
+    assert control.open_existing(str(tmp_path)) is None
+    page = open_control(str(tmp_path), 5)
+    assert page.words[GENERATION] == 5
+    assert page.accounts() == ("", [0] * SLOTS)
+    assert not page.replaced()
+    assert os.listdir(tmp_path) == ["control"]
+
+
+def test_a_page_that_cannot_be(tmp_path: Path) -> None:
+    """A directory that is gone, and a directory or symlink in the page's place, are StorageErrors."""
+    with pytest.raises(StorageError):
+        open_control(str(tmp_path / "gone"))
+    (tmp_path / "control").mkdir()
+    with pytest.raises(StorageError):
+        open_control(str(tmp_path))
+    (tmp_path / "control").rmdir()
+    (tmp_path / "elsewhere").write_bytes(b"")
+    (tmp_path / "control").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError):
+        open_control(str(tmp_path))
+    assert (tmp_path / "elsewhere").read_bytes() == b""
+
+
+def test_open_existing_makes_nothing(tmp_path: Path) -> None:
+    """Who only looks leaves no file behind."""
+    assert control.open_existing(str(tmp_path)) is None
+    assert os.listdir(tmp_path) == []
+
+
+def test_descriptors_are_given_back(tmp_path: Path, page: ControlPage) -> None:
+    """A page that is let go takes its descriptor with it: the leader looks at neighbours all its life."""
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(50):
+        assert control.open_existing(str(tmp_path)) is not None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_two_mappings_are_one_page(tmp_path: Path, page: ControlPage) -> None:
+    """What one process stores another reads, and a kick is a change."""
+    other = open_control(str(tmp_path))
+    before = page.words[KICK]
+    other.kick()
+    assert page.words[KICK] != before
+    other.fold("a", ONES)
+    assert page.accounts() == ("a", ONES)
+
+
+def test_replaced(tmp_path: Path, page: ControlPage) -> None:
+    """A page whose file was deleted or exchanged knows it."""
+    assert not page.replaced()
+    (tmp_path / "control").unlink()
+    assert page.replaced()
+    other = open_control(str(tmp_path))
+    assert page.replaced()
+    assert not other.replaced()
+
+
+def test_a_fold_counts_once(page: ControlPage) -> None:
+    """The same segment folded twice in a row changes nothing; another one adds."""
+    page.fold("a", ONES)
+    page.fold("a", ONES)
+    assert page.accounts() == ("a", ONES)
+    page.fold("b", ONES)
+    assert page.accounts() == ("b", [2] * SLOTS)
+
+
+def test_a_name_of_full_length_is_kept_whole(page: ControlPage) -> None:
+    """The longest name of a segment there can be in practice tells two apart by its last digit."""
+    name = f"{'f' * 32}-{0xFFFFFF:x}"
+    page.fold(name, ONES)
+    page.fold(name, ONES)
+    assert page.accounts() == (name, ONES)
+
+
+def test_a_torn_copy_does_not_count(tmp_path: Path, page: ControlPage) -> None:
+    """Whatever byte of the newer copy is damaged, the older one counts, whole."""
+    for damaged in range(2):  # copy A, copy B
+        for byte in range(COPY_SIZE):
+            (tmp_path / "control").unlink()
+            page = open_control(str(tmp_path))
+            for n in range(1, 3 - damaged):
+                page.fold(f"{n}", ONES)
+            before = page.accounts()
+            page.fold("newest", [10] * SLOTS)
+            newer = COPIES[damaged]
+            fd = os.open(tmp_path / "control", os.O_RDWR)
+            old = os.pread(fd, 1, newer + byte)
+            os.pwrite(fd, bytes([old[0] ^ 0xFF]), newer + byte)
+            os.close(fd)
+            assert page.accounts() == before, (damaged, byte)
+            page.fold("newest", [10] * SLOTS)
+            assert page.accounts() == ("newest", accounts.add([before[1], [10] * SLOTS])), (damaged, byte)
+
+
+def test_a_reader_never_sees_a_mixture(tmp_path: Path, page: ControlPage) -> None:
+    """While a leader folds, another process always reads a sum that was once in force."""
+    child = """
+import sys
+from hypotest.control import open_control
+page = open_control(sys.argv[1])
+print("ready", flush=True)
+seen = last = 0
+while last < 2000:
+    name, counters = page.accounts()
+    assert len(set(counters)) == 1, counters
+    assert name == (f"s{counters[0]}" if counters[0] else ""), (name, counters)
+    assert counters[0] >= last, (counters, last)
+    last = counters[0]
+    seen += 1
+print(seen, flush=True)
+"""
+    with running_python(child, tmp_path) as reader:
+        for n in range(1, 2001):
+            page.fold(f"s{n}", ONES)
+        assert int(reader.stdout.readline()) > 0
+    assert page.accounts()[1][ACCEPTED] == 2000
+
+
+def test_texts(page: ControlPage) -> None:
+    """A text is read as written, cut to its area, and does not touch its neighbour."""
+    page.set_text(LAST_ERROR, "no route to höst")
+    page.set_text(LEADER_CONFIG, "{}")
+    assert (page.text(LAST_ERROR), page.text(LEADER_CONFIG)) == ("no route to höst", "{}")
+    page.set_text(LAST_ERROR, "é" * 5000)
+    assert page.text(LAST_ERROR) == "é" * 252
+    assert page.text(LEADER_CONFIG) == "{}"
+    page.set_text(LAST_ERROR, "\ud800 lone")
+    assert page.text(LAST_ERROR) == "? lone"
+    page.set_text(LAST_ERROR, "")
+    assert page.text(LAST_ERROR) == ""
+
+
+def test_a_text_half_written_is_none(tmp_path: Path, page: ControlPage) -> None:
+    """A text whose bytes do not fit its checksum is not shown."""
+    page.set_text(LAST_ERROR, "first")
+    with (tmp_path / "control").open("r+b") as file:
+        file.seek(LAST_ERROR[0] + 10)
+        file.write(b"X")
+    assert page.text(LAST_ERROR) == ""
+
+
+def test_one_candidate_at_a_time(tmp_path: Path, page: ControlPage) -> None:
+    """The candidates' lock excludes other processes until it is given back, or its holder is killed."""
+    candidate = """
+import sys
+from hypotest.control import open_control
+page = open_control(sys.argv[1])
+print(page.try_candidacy(), flush=True)
+"""
+    with running_python(candidate + "sys.stdin.readline()", tmp_path):
+        assert not page.try_candidacy()
+    assert page.try_candidacy()
+    assert run_python(candidate, tmp_path) == "False\n"
+    page.end_candidacy()
+    assert run_python(candidate, tmp_path) == "True\n"
