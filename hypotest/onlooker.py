@@ -1,0 +1,90 @@
+"""A look at a namespace from outside: finds the state of a server and token, and changes nothing.
+
+What diagnoses must be inert: a `status` that made the directory it looks for would hide that the application uses
+another one, and one that campaigned would repair what it was asked to describe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import NamedTuple
+
+from hypotest import accounts, backlog, control, settings, snapshot, statedir
+from hypotest.config import Config
+from hypotest.runtime import Runtime
+from hypotest.spool import Spool
+
+_BEAT_PATIENCE = 0.5
+_POLL = 0.02
+
+
+class Neighbour(NamedTuple):
+    """Another namespace on this host: another server, token or state directory.
+
+    Attributes:
+        path: its directory. pending: events that wait in it.
+    """
+
+    path: str
+    pending: int
+
+
+class Onlooker(Runtime):
+    """A runtime that only looks: creates nothing, starts no thread, and is never asked to keep an event.
+
+    Attributes:
+        looked_in: the state directories that were looked for, best first.
+    """
+
+    def __init__(self, settled: Config) -> None:
+        """Opens the state of `settled`, which has a token; `state` is None if nothing has run with it here."""
+        self.looked_in = list(statedir.candidates(settled.state_dir, os.environ))
+        super().__init__(settled)
+
+    def _open_state(self, token: str) -> None:
+        self.namespace = statedir.namespace_of(self.config.server_url, token)
+        for root in self.looked_in:
+            state = statedir.StateDir(root, self.namespace)
+            page = control.open_existing(state.path)
+            if page is not None:
+                self.state, self.page = state, page
+                self.reader = snapshot.Reader(state.path, page, settings.decode)
+                self.spool = Spool(state.spool, self.config.max_spool_bytes, self._spool_bytes)
+                return
+
+    def start(self) -> None:
+        """Starts nothing: there is no campaign to start."""
+
+    def leader_is_alive(self) -> bool:
+        """Whether the leader's heart beats: looks for up to half a second."""
+        if self.page is None:
+            return False
+        words, deadline = self.page.words, time.monotonic() + _BEAT_PATIENCE
+        first = words[control.HEARTBEAT]
+        while words[control.HEARTBEAT] == first:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL)
+        return words[control.HEARTBEAT] != 0
+
+    def newest_settings(self) -> snapshot.Snapshot | None:
+        """The settings in force, None if none have arrived."""
+        if self.state is None or self.page is None:
+            return None
+        with contextlib.suppress(OSError):
+            return snapshot.open_newest(self.state.path, self.page.words[control.GENERATION])
+        return None
+
+    def neighbours(self) -> list[Neighbour]:
+        """The namespaces in which events wait that no leader of this one delivers."""
+        found = []
+        for root in self.looked_in:
+            own = statedir.StateDir(root, self.namespace)
+            here = self.state is not None and self.state.root == root
+            for state in own.others() + ([] if here else [own]):
+                pending = accounts.pending(backlog.survey(state, {}).counters)
+                if pending > 0:
+                    found.append(Neighbour(state.path, pending))
+        return found
