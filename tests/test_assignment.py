@@ -75,6 +75,18 @@ def test_thresholds(shares: list[float], hashes: list[int]) -> None:
         assert (None if chosen.error else chosen.recorded) == walk(named, h)
 
 
+@pytest.mark.parametrize("shares", [[0.5, 0.5], [0.1] * 10, [0, 0.3, 0, 0.2], [1 / 3] * 3, [0.00005, 0.9]])
+def test_decide_at_the_edges(shares: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call whose hash is an edge, or its neighbour, gets the variant of the float formula."""
+    named = [(f"v{i}", share) for i, share in enumerate(shares)]
+    experiment = Experiment("x", 1, named)
+    for edge in {0, HASHES - 1, *experiment.thresholds}:
+        for h in {max(edge - 1, 0), min(edge, HASHES - 1), min(edge + 1, HASHES - 1)}:
+            monkeypatch.setattr(mmh3, "hash", lambda _key, _seed, _signed, h=h: h)
+            decision = decide(experiment, "u", None, None, None)
+            assert (None if decision.error else decision.recorded) == walk(named, h)
+
+
 def test_every_bucket() -> None:
     """All 10,000 values of x begin and end where the formula says, so that no h between them can differ."""
     for bucket in range(10_000):
@@ -158,11 +170,19 @@ class Hostile(str):
 
 class NoTruth:
     def __bool__(self) -> bool:
-        raise ValueError
+        raise RuntimeError
+
+
+class LooksLikeB:
+    def __hash__(self) -> int:
+        return hash("b")
+
+    def __eq__(self, other: object) -> bool:
+        return other == "b"
 
 
 @pytest.mark.parametrize(
-    "override", ["nobody", "B", 5, True, ["b"], {"b": 1}, b"b", Variant("b"), Hostile("b"), NoTruth()]
+    "override", ["nobody", "B", 5, True, ["b"], {"b": 1}, b"b", Variant("b"), Hostile("b"), NoTruth(), LooksLikeB()]
 )
 def test_no_variant(override: object) -> None:
     """An override that names no variant is control, with an error, and never an exception."""

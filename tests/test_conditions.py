@@ -258,6 +258,8 @@ def test_names_that_are_no_identifiers() -> None:
     assert conditions.parse(text, names)(tags, None, None)
     assert "unknown name 'types'" in rejected("device-types == 1", ["device-type", "device"])
     assert rejected("device-typ == 1", ["device-type", "device"])
+    for names in (["a-b", "a-b-c"], ["a-b-c", "a-b"]):
+        assert conditions.parse("a-b-c == 1 and a-b == 2", names)({"a-b": 2, "a-b-c": 1}, None, None)
 
 
 def test_ids_win() -> None:
@@ -422,6 +424,7 @@ def test_at_the_caps() -> None:
     assert evaluate(" or ".join(f"a == {number}" for number in range(4_000)), {"a": 3_999}) is True
     assert evaluate(" < ".join(map(str, range(5_000)))) is True
     assert evaluate("(" * 49 + "a" + ")" * 49, {"a": True}) is True
+    assert evaluate(" and ".join(["(a)"] * 1_000), {"a": True}) is True
     assert evaluate("not " * 48 + "a", {"a": True}) is True
     assert evaluate("a == " + "9" * 4_300, {"a": 1}) is False
 
@@ -433,6 +436,19 @@ def test_depth_of_calls() -> None:
         conditions.parse(text, NAMES)
         assert "deeper" in rejected(text.replace("a", "len(a)", 1)) or text.startswith("a")
     assert "deeper" in rejected("a" + ".lower()" * limit)
+
+
+def test_too_many_tokens() -> None:
+    """The number of tokens has a cap of its own."""
+    assert "more than 32768 tokens" in rejected("a" + "<a" * 20_000)
+
+
+def test_long_error() -> None:
+    """The text of an error is cut, however long a tag's own error is."""
+    error = type("Long", (ValueError,), {"__str__": lambda _self: "x" * 100_000})
+    with pytest.raises(ConditionError) as caught:
+        evaluate("a == 1", {"a": Raising(error)})
+    assert len(str(caught.value)) < 300
 
 
 def test_linear() -> None:

@@ -241,6 +241,7 @@ def test_previous() -> None:
     tests = {"x": ENTRY, "bad": {**ENTRY, "condition_to_enter_test": "nobody"}, "z": 5}
     first = document(**tests)
     tests["new"] = {**ENTRY, "condition_to_enter_test": "age > 5"}
+    tests["new and bad"] = {**ENTRY, "condition_to_enter_test": "age >"}
     body = json.dumps({"tests": tests}).encode()
     assert parse_document(body, first) == parse_document(body)
     assert len(parse_document(b'{"tests": {}}', first).verdicts) == 0
