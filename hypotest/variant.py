@@ -22,7 +22,7 @@ class Variant:
       `control` in it, and cut names that contain `is_` themselves (`is_this_one`).
     * Two variants of one name are equal and hash alike; 1.0.9 compared by identity. A variant is
       never equal to a str, as before: compare `str(variant)` or `variant.variant`.
-    * It cannot be modified. It can be copied and pickled, which 1.0.9's could not.
+    * It cannot be modified. It can be copied and serialised, which 1.0.9's could not.
 
     Attributes:
         variant: the name (str).
