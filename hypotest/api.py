@@ -6,14 +6,14 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hypotest import assignment, log, runtime
+from hypotest import assignment, lazy, log, runtime
 from hypotest.assignment import Decision
 from hypotest.config import parse
 from hypotest.errors import ConfigError
 from hypotest.variant import CONTROL_VARIANT, Variant
 
 if TYPE_CHECKING:
-    from hypotest.status import Status
+    from hypotest.health import Status
 
 Tags = Mapping[str, Any]
 _POLL = 0.02
@@ -242,13 +242,13 @@ def status() -> Status:
     Returns:
         A frozen record; its fields are documented in `Status`.
     """
-    from hypotest.status import Status, gather  # noqa: PLC0415 - not at import: few processes ask
-
+    health = lazy.load("hypotest.health")
     try:
-        return gather(runtime.current())
+        found: Status = health.gather(runtime.current())
     except Exception as error:  # noqa: BLE001 - the outermost guard
         _report("status", error)
-        return Status(last_error=f"status: {type(error).__name__}")
+        found = health.Status(last_error=f"status: {type(error).__name__}")
+    return found
 
 
 def _id(value: object) -> str | None:

@@ -28,7 +28,6 @@ changes nothing.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import struct
@@ -49,7 +48,6 @@ _COPIES = (512, 768)
 _TEXT = struct.Struct("=II")
 LAST_ERROR = (1024, 512)
 LEADER_CONFIG = (1536, 1024)
-_CANDIDATE_BYTE = SIZE - 1
 
 
 class ControlPage:
@@ -88,22 +86,6 @@ class ControlPage:
         except OSError:
             return True
         return (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino)
-
-    def try_candidacy(self) -> bool:
-        """Takes the candidates' lock, which keeps a host full of followers from campaigning all at once.
-
-        A POSIX lock: a child does not inherit it, and it goes with the process. Losing it elects nobody.
-        """
-        try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _CANDIDATE_BYTE)
-        except OSError:
-            return False
-        return True
-
-    def end_candidacy(self) -> None:
-        """Gives the candidates' lock back."""
-        with contextlib.suppress(OSError):
-            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, _CANDIDATE_BYTE)
 
     def kick(self) -> None:
         """Wakes the leader."""

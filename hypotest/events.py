@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from hypotest import lazy
 from hypotest.assignment import Decision
 from hypotest.config import SDK_TYPE, VERSION
 
@@ -32,6 +33,7 @@ class Encoder:
     def __init__(self, salt: str | None) -> None:
         """Takes the salt of `hash_ids`; None leaves ids as they are."""
         self._salt = salt.encode("utf-8", "surrogatepass") if salt else None
+        self._hmac = lazy.load("hmac") if salt else None
         self._second: tuple[int, bytes] = (0, b"")
 
     def visit(
@@ -97,10 +99,8 @@ class Encoder:
         )
 
     def _id(self, value: str) -> bytes:
-        if self._salt is not None and value:  # an empty id is none, and must not become somebody's
-            import hmac  # noqa: PLC0415 - 3 ms, and only for those who use it
-
-            digest = hmac.new(self._salt, value.encode("utf-8", "surrogatepass"), "sha256")
+        if self._hmac is not None and value:  # an empty id is none, and must not become somebody's
+            digest = self._hmac.new(self._salt, value.encode("utf-8", "surrogatepass"), "sha256")
             return b'"%b"' % digest.hexdigest().encode()
         try:
             return dumps(value)

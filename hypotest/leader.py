@@ -1,20 +1,22 @@
 """The leader: its lock, and the campaign by which every process follows or becomes it.
 
 A follower watches the heartbeat in the control page with its own monotonic clock. When it stands still, or the leader
-signed off, the follower takes the candidates' lock, so that not all of a host's workers load what a leader needs, and
-then the leader's lock, which alone decides. Nothing here starts a thread: `runtime.py` passes that in.
+signed off, the follower tries the lock, which alone decides; only then does it load what a leader needs. Nothing here
+starts a thread: `runtime.py` passes that in.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hypotest import log, platform
+from hypotest import lazy, log, platform
 from hypotest.control import HEARTBEAT, LEADER_PID
 from hypotest.post import Post
 
@@ -25,23 +27,15 @@ TICK = 0.1
 STALE = 0.35
 _STUCK_AFTER = 5.0
 _LOCK_BACKOFF = 1.0
-
-imports = threading.Lock()
-"""Held while a leader's thread imports, and taken by a fork hook: a module lock held at a fork hangs the child."""
-
-
-def load() -> type[Leadership]:
-    """Imports what only a leader needs: filelock, requests, and our modules on top of them."""
-    with imports:
-        import filelock  # noqa: F401, PLC0415
-
-        from hypotest.leadership import Leadership  # noqa: PLC0415
-
-        return Leadership
+_HELD_ELSEWHERE = (errno.EACCES, errno.EAGAIN)
 
 
 class LeaderLock:
-    """The lock on `leader.lock`, through a descriptor of our own, so that a child can close it without unlocking."""
+    """The lock on `leader.lock`: flock, as filelock's `FileLock` takes it, which contends with it.
+
+    Rejected: filelock itself. Imported by a thread while another one forks, its fork hooks run by halves: 6 of 20
+    starts of a threaded host printed its traceback, 2 of 22 stalled the host's fork for 5 s, until our hook gave up.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -54,16 +48,16 @@ class LeaderLock:
         Raises:
             OSError: the file cannot be opened or locked.
         """
-        with imports:
-            from filelock import lock_descriptor  # noqa: PLC0415
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | platform.O_SAFE, 0o600)
         try:
-            if lock_descriptor(fd, blocking=False):
-                self._identity, self._fd, fd = _identity(os.fstat(fd)), fd, -1
-        finally:
-            if fd >= 0:
-                os.close(fd)
-        if self._fd >= 0 and not self.held():
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if error.errno in _HELD_ELSEWHERE:
+                return False
+            raise
+        self._identity, self._fd = _identity(os.fstat(fd)), fd
+        if not self.held():
             self.release()
         return self._fd >= 0
 
@@ -94,6 +88,17 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def _lives(pid: int) -> bool:
+    """Whether a process of that pid may be alive; a hint only, since it may be another's or of another namespace."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return pid != 0
+
+
 class Campaign:
     """Follows the leader, and becomes it when there is none."""
 
@@ -113,6 +118,8 @@ class Campaign:
         self._beat_at = self._started = time.monotonic()
         self._not_before = self._second = 0.0
         self._ending = threading.Lock()
+        if not _lives(post.page.words[LEADER_PID]):
+            self._beat_at -= STALE
 
     @property
     def leading(self) -> bool:
@@ -155,28 +162,23 @@ class Campaign:
         return beat == 0 or now - self._beat_at >= STALE
 
     def _try_to_lead(self, now: float) -> None:
-        page, still = self._post.page, now - self._beat_at
+        still = now - self._beat_at
         if self._post.config.leader == "off":
             if still > _STUCK_AFTER:
                 self._complain("no leader: events are kept but not sent; is `hypotest agent` running?")
             return
-        # A candidate that hangs, say in an import after a fork, must not keep the others away for ever.
-        if not page.try_candidacy() and still < _STUCK_AFTER:
-            return
         try:
-            leadership = load()
             if self._lock.acquire():
-                self._leadership = leadership(self._post)
+                self._leadership = lazy.load("hypotest.leadership").Leadership(self._post)
                 return
-        except OSError as error:
-            log.limited(log.ERROR, "election", "the leader's lock cannot be taken: %s", error)
+        except Exception as error:  # noqa: BLE001 - a lock or an import that fails: back off, and let others try
+            self._lock.release()
+            log.limited(log.ERROR, "election", "this process cannot lead: %s", log.shown(error))
             self._not_before = now + _LOCK_BACKOFF
         if still > _STUCK_AFTER:
-            self._complain(
-                f"the leader (pid {page.words[LEADER_PID]}) holds its lock but does not move: is it stopped?"
-            )
+            pid = self._post.page.words[LEADER_PID]
+            self._complain(f"the leader (pid {pid}) holds its lock but does not move: is it stopped?")
             self._not_before = now + _LOCK_BACKOFF
-        page.end_candidacy()
 
     def _complain(self, what: str) -> None:
         log.limited(log.WARNING, "vacant", "%s", what, every=600.0)
@@ -192,7 +194,6 @@ class Campaign:
                 self._post.page.words[LEADER_PID] = 0
                 self._post.page.words[HEARTBEAT] = 0
             self._lock.release()
-            self._post.page.end_candidacy()
 
     def stop(self) -> None:
         """Ends the campaign without waiting for its threads."""

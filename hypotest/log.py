@@ -1,15 +1,13 @@
-"""The logger `hypotest`: to stdout, rate-limited, and only where the application has not set it up itself.
-
-`logging` costs 5 ms to import, a sixth of what the whole package may: it is loaded by `configure`, at the first call of
-the SDK, in the caller's thread.
-"""
+"""The logger `hypotest`: to stdout, rate-limited, and only where the application has not set it up itself."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+from logging import ERROR, INFO, WARNING
 
-DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
+__all__ = ["ERROR", "INFO", "WARNING", "configure", "limited", "line", "reset_after_fork_without_hooks", "shown"]
 
 _NAME = "hypotest"
 _FORMAT = "%(asctime)s %(levelname)-8s hypotest[%(process)d] %(message)s"
@@ -22,13 +20,16 @@ class _Stdout:
     """A stream that is today's sys.stdout, or nothing while the root logger has handlers, which get the record too."""
 
     def write(self, text: str) -> None:
-        import logging  # noqa: PLC0415
-
         if not (logging.getLogger().handlers and logging.getLogger(_NAME).propagate):
             sys.stdout.write(text)
 
     def flush(self) -> None:
         sys.stdout.flush()
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable at run time before 3.11
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging
+        """A closed stdout is the host's affair, and no reason to disturb it."""
 
 
 def configure(level: str) -> None:
@@ -37,12 +38,6 @@ def configure(level: str) -> None:
     Args:
         level: a level name of `logging`, such as "INFO".
     """
-    import logging  # noqa: PLC0415
-
-    class _Handler(logging.StreamHandler[_Stdout]):
-        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-            """A closed stdout is the host's affair, and no reason to disturb it."""
-
     logger = logging.getLogger(_NAME)
     if not any(isinstance(getattr(handler, "stream", None), _Stdout) for handler in logger.handlers):
         if logger.handlers or logger.level != logging.NOTSET:
@@ -55,8 +50,6 @@ def configure(level: str) -> None:
 
 def line(level: int, message: str, *args: object) -> None:
     """Logs `message`; never raises, whatever handlers the application has."""
-    import logging  # noqa: PLC0415
-
     try:
         logging.getLogger(_NAME).log(level, message, *args)
     except Exception:  # noqa: BLE001 - must not reach the application's callers through us
@@ -101,7 +94,6 @@ def reset_after_fork_without_hooks() -> None:
     Hazard: a thread of the parent that was logging at the fork holds these locks for ever in the child. `os.fork`
     renews them through a hook of `logging`; uWSGI's fork runs none.
     """
-    logging = sys.modules.get("logging")
     renew = getattr(logging, "_after_at_fork_child_reinit_locks", None)
     if renew is not None:
         renew()

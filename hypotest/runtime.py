@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hypotest import accounts, control, leader, log, settings, snapshot, statedir
+from hypotest import accounts, control, lazy, leader, log, settings, snapshot, statedir
 from hypotest.assignment import Experiment
 from hypotest.config import Config, resolve
 from hypotest.errors import EventRefused, StorageError
@@ -90,7 +90,6 @@ class Runtime:
                 Post(self.config, state, page, self._own_segments, start_thread),
                 self._each_second,
             )
-            log.line(log.INFO, "state directory: %s", state.path)
             return
         self.trouble = "disk"
         log.limited(
@@ -176,8 +175,7 @@ class Runtime:
         """
         if self.spool is None or self.state is None or self.page is None:
             return 0
-        from hypotest import backlog  # noqa: PLC0415 - not at import: few processes flush
-
+        backlog = lazy.load("hypotest.backlog")
         deadline = time.monotonic() + timeout
         marks = backlog.survey(self.state, self.spool.segments).marks
         if own_only:
@@ -238,10 +236,13 @@ def _build() -> Runtime:
     log.configure(settled.log_level)
     for warning in warnings:
         log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=600.0)
+    if settled.connect_to_server:
+        _hooks.register()
     candidate = Runtime(settled)
     runtime = here.built.setdefault(_CURRENT, candidate)
     if runtime is candidate and runtime.connected:
-        _hooks.register()
+        if runtime.state is not None:
+            log.line(log.INFO, "state directory: %s", runtime.state.path)
         runtime.start()
     return runtime
 
@@ -258,7 +259,7 @@ def _enter_child() -> _Process:
             if process is not fresh:
                 _abandon(process)
         if not _hooks.ran:
-            leader.imports = threading.Lock()
+            lazy.reset()
             log.reset_after_fork_without_hooks()
         _hooks.ran = False
     _here = mine
@@ -331,14 +332,14 @@ class _ForkHooks:
             atexit.register(_at_exit)
 
     def _before(self) -> None:
-        self._held = leader.imports.acquire(timeout=_FORK_PATIENCE)
+        self._held = lazy.importing.acquire(timeout=_FORK_PATIENCE)
 
     def _after_in_parent(self) -> None:
         if self._held:
-            leader.imports.release()
+            lazy.importing.release()
 
     def _after_in_child(self) -> None:
-        leader.imports = threading.Lock()
+        lazy.reset()
         self.ran = True
         _abandon(_here)
 

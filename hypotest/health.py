@@ -1,4 +1,7 @@
-"""How the SDK is doing on this host, gathered from the control page and the spool by any process."""
+"""The status: how the SDK is doing on this host, gathered from control page and spool by any process.
+
+Not called status.py: a submodule of that name, imported late, would replace the function `hypotest.status`.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,25 @@
+"""Late imports that a fork cannot catch half-way.
+
+Hazard: a module lock held by another thread at the moment of a fork stays locked in the child, whose own import of that
+module hangs for ever (16 of 16 in a trial). A fork hook of `runtime.py` takes `importing` too, and so waits.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from types import ModuleType
+
+importing = threading.Lock()
+
+
+def load(name: str) -> ModuleType:
+    """Imports a module of the standard library or our own; ImportError passes through."""
+    with importing:
+        return importlib.import_module(name)
+
+
+def reset() -> None:
+    """In a child: a lock that nobody holds."""
+    global importing  # noqa: PLW0603 - the old one may be held by a thread of the parent
+    importing = threading.Lock()

@@ -1,0 +1,167 @@
+"""One leader, whatever dies: another takes over within a second, and nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from hypotest.statedir import namespace_of
+from tests.processes import Script, expect_each_once, goal_counts, run, sdk_env
+from tests.server_process import ServerProcess, wait_for
+
+WORKER = """
+keep(f"worker{os.getpid()}", 5)
+assert hypotest.wait_until_ready(10)
+say("ready")
+while line := sys.stdin.readline():
+    if line == "status\\n":
+        s = hypotest.status()
+        say("status", int(s.is_leader), s.generation, s.leaders)
+    else:
+        keep(line.strip(), 5)
+        say("kept")
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path) as running:
+        yield running
+
+
+def leader_pid(server: ServerProcess, tmp_path: Path) -> int:
+    """The pid on the control page."""
+    page = tmp_path / "state" / "v1" / namespace_of(server.url, server.token) / "control"
+    with page.open("rb") as file:
+        return int.from_bytes(file.read(32)[24:32], "little")
+
+
+def test_another_process_leads_within_a_second_of_each_kill(
+    server: ServerProcess, tmp_path: Path, record_property: pytest.RecordProperty
+) -> None:
+    """The leader is SIGKILLed ten times among six processes: each time another one polls within a second."""
+    env = sdk_env(server, tmp_path / "state")
+    delays = []
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Script(WORKER, env)) for _ in range(6)]
+        for worker in workers:
+            worker.wait_for("ready")
+        for _ in range(10):
+            leader = next(worker for worker in workers if worker.pid == leader_pid(server, tmp_path))
+            polls = server.polls()
+            killed = time.monotonic()
+            leader.kill()
+            wait_for(lambda seen=polls: server.polls() > seen, "another process polls")
+            delays.append(time.monotonic() - killed)
+            wait_for(lambda dead=leader: leader_pid(server, tmp_path) not in (0, dead.pid), "another process leads")
+            workers.remove(leader)
+            workers.append(stack.enter_context(Script(WORKER, env)))
+            workers[-1].wait_for("ready")
+        pids = [worker.pid for worker in workers]
+    record_property("takeover", f"median {statistics.median(delays):.2f} s, worst {max(delays):.2f} s")
+    assert max(delays) <= 1.0, delays
+    run("assert hypotest.flush(15)", env)
+    counts = goal_counts(server)
+    assert set(counts.values()) == {1}
+    assert {f"worker{pid}-4" for pid in pids} <= counts.keys()
+    assert len(counts) == 16 * 5
+
+
+def test_a_host_polls_once_an_interval(server: ServerProcess, tmp_path: Path) -> None:
+    """Eight processes make the polls of one."""
+    env = sdk_env(server, tmp_path / "state", pull_interval=0.5)
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Script(WORKER, env)) for _ in range(8)]
+        for worker in workers:
+            worker.wait_for("ready")
+        first, started = server.polls(), time.monotonic()
+        wait_for(lambda: server.polls() >= first + 6, "six more polls")
+        passed = time.monotonic() - started
+    assert passed >= 5 * 0.5
+
+
+def test_a_change_reaches_every_worker(server: ServerProcess, tmp_path: Path) -> None:
+    """A published generation is what every worker serves at its next call."""
+    env = sdk_env(server, tmp_path / "state")
+    source = """
+assert hypotest.wait_until_ready(10)
+say("ready")
+before = hypotest.experiment("button", visitor_id="v", report_event=False).variant
+until(lambda: hypotest.experiment("button", visitor_id="v", report_event=False).variant == "new", "the change")
+say("changed")
+"""
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Script(source, env)) for _ in range(4)]
+        for worker in workers:
+            worker.wait_for("ready")
+        server.set_experiments({"button": {"variants": {"new": 1.0}}})
+        for worker in workers:
+            worker.wait_for("changed")
+            worker.result()
+
+
+def test_a_stopped_leader_delays_and_loses_nothing(server: ServerProcess, tmp_path: Path) -> None:
+    """A leader under SIGSTOP keeps its lock: others keep events, say so once, and all arrives when it moves again."""
+    env = sdk_env(server, tmp_path / "state")
+    with Script(WORKER, env) as leader:
+        leader.wait_for("ready")
+        wait_for(lambda: leader_pid(server, tmp_path) == leader.pid, "it leads")
+        with Script(WORKER, env) as follower:
+            follower.wait_for("ready")
+            os.kill(leader.pid, signal.SIGSTOP)
+            follower.tell("while stopped")
+            follower.wait_for("kept")
+            wait_for(lambda: "does not move" in follower.output(), "a line in the log")
+            assert "while stopped-0" not in goal_counts(server)
+            os.kill(leader.pid, signal.SIGCONT)
+            wait_for(lambda: "while stopped-4" in goal_counts(server), "the events arrive")
+            assert follower.output().count("does not move") == 1
+    assert set(goal_counts(server).values()) == {1}
+
+
+def test_an_unlinked_lock_file_does_not_leave_two_leaders(server: ServerProcess, tmp_path: Path) -> None:
+    """A leader whose lock file was deleted or replaced steps down."""
+    env = sdk_env(server, tmp_path / "state")
+    with Script(WORKER, env) as first:
+        first.wait_for("ready")
+        wait_for(lambda: leader_pid(server, tmp_path) == first.pid, "it leads")
+        (tmp_path / "state" / "v1" / namespace_of(server.url, server.token) / "leader.lock").unlink()
+        first.wait_for(time.strftime("%Y"))
+        wait_for(lambda: "stepping down" in first.output(), "it notices")
+        wait_for(lambda: leader_pid(server, tmp_path) == first.pid, "it is elected anew")
+
+
+def test_a_follower_that_may_not_lead(server: ServerProcess, tmp_path: Path) -> None:
+    """With HT_LEADER=off a process keeps events and never polls; one that may lead delivers them."""
+    state = tmp_path / "state"
+    run('keep("off")\nassert not hypotest.flush(1)', sdk_env(server, state, leader="off"))
+    assert server.polls() == 0
+    run("assert hypotest.flush(10)", sdk_env(server, state))
+    expect_each_once(server, "off")
+
+
+def test_an_orderly_exit_signs_off(server: ServerProcess, tmp_path: Path) -> None:
+    """A leader that exits leaves the lock free and says so, so that the next one need not wait for silence."""
+    run('keep("first")\nassert hypotest.flush(10)', sdk_env(server, tmp_path / "state"))
+    assert leader_pid(server, tmp_path) == 0
+
+
+def test_filelock_contends_with_the_leader(server: ServerProcess, tmp_path: Path) -> None:
+    """Whoever holds leader.lock by the filelock library keeps everyone else from leading."""
+    env = sdk_env(server, tmp_path / "state")
+    run('keep("one")\nassert hypotest.flush(10)', env)
+    path = tmp_path / "state" / "v1" / namespace_of(server.url, server.token) / "leader.lock"
+    with FileLock(path):
+        polls = server.polls()
+        run('keep("two")\nassert not hypotest.flush(1)', env)
+        assert server.polls() == polls
+    run("assert hypotest.flush(10)", env)
+    expect_each_once(server, "one", "two")

@@ -1,0 +1,240 @@
+"""A process may fork at any moment: the parent and every child keep working, and every event arrives once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import expect_each_once, run, sdk_env
+from tests.server_process import ServerProcess
+
+SCENARIOS = {
+    "before the first call": (
+        """
+pid = child(lambda: keep("child"))
+keep("parent")
+join(pid)
+""",
+        ("parent", "child"),
+    ),
+    "after the first call": (
+        """
+keep("before")
+assert hypotest.wait_until_ready(10)
+pid = child(lambda: keep("child"))
+keep("parent")
+join(pid)
+""",
+        ("before", "parent", "child"),
+    ),
+    "from a thread": (
+        """
+keep("before")
+def fork_here():
+    pid = child(lambda: keep("child"))
+    keep("thread")
+    join(pid)
+thread = threading.Thread(target=fork_here)
+thread.start()
+thread.join()
+""",
+        ("before", "thread", "child"),
+    ),
+    "twice in a row": (
+        """
+keep("before")
+def body():
+    keep("child")
+    join(child(lambda: keep("grandchild")))
+    keep("child again")
+def quick():
+    join(child(lambda: keep("grandchild of one that never called")))
+pids = [child(body), child(quick)]
+keep("parent")
+join(*pids)
+""",
+        ("before", "child", "grandchild", "child again", "grandchild of one that never called", "parent"),
+    ),
+    "with its threads writing": (
+        """
+def write(k):
+    for part in range(5):
+        keep(f"writer{k}.{part}", 4)
+threads = [threading.Thread(target=write, args=(k,)) for k in range(8)]
+for thread in threads: thread.start()
+pids = [child(lambda k=k: keep(f"child{k}", 4)) for k in range(4)]
+for thread in threads: thread.join()
+join(*pids)
+""",
+        (*(f"writer{k}.{part}" for k in range(8) for part in range(5)), *(f"child{k}" for k in range(4))),
+    ),
+    "with a child that leads after its parent": (
+        """
+keep("before")
+until(lambda: hypotest.status().is_leader, "the parent leads")
+def body():
+    keep("child")
+    os.kill(os.getppid(), signal.SIGKILL)
+    until(lambda: hypotest.status().is_leader, "the child leads")
+    assert hypotest.flush(10)
+    say("led")
+    os._exit(0)
+if os.fork():
+    time.sleep(30)
+body()
+""",
+        ("before", "child"),
+    ),
+}
+NO_HOOKS = "import os\nos.register_at_fork = lambda **hooks: None\n"
+FLUSH = """
+assert hypotest.flush(15), hypotest.status()
+say("flushed")
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path) as running:
+        yield running
+
+
+def play(server: ServerProcess, tmp_path: Path, scenario: str, first: str = "") -> None:
+    source, labels = SCENARIOS[scenario]
+    env = sdk_env(server, tmp_path / "state")
+    if "SIGKILL" in source:
+        with pytest.raises(AssertionError, match="exit status -9"):
+            run(source, env, first=first)
+    else:
+        output = run(source + FLUSH, env, first=first)
+        assert "flushed" in output
+        assert "Traceback" not in output
+    expect_each_once(server, *labels, n=4 if "keep(f" in source else 20)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_fork_loses_and_doubles_nothing(server: ServerProcess, tmp_path: Path, scenario: str) -> None:
+    """Parent, children and grandchildren work on after os.fork."""
+    play(server, tmp_path, scenario)
+
+
+@pytest.mark.parametrize("scenario", [name for name in SCENARIOS if "leads after" not in name])
+def test_a_fork_whose_hooks_do_not_run_loses_and_doubles_nothing(
+    server: ServerProcess, tmp_path: Path, scenario: str
+) -> None:
+    """The same where no at-fork hook of ours or of filelock runs: a child is told by its memory alone."""
+    play(server, tmp_path, scenario, NO_HOOKS)
+
+
+def test_a_master_that_forks_like_uwsgi(server: ServerProcess, tmp_path: Path) -> None:
+    """In uWSGI's master, which forks behind the interpreter's back, no thread runs; its events and workers' arrive."""
+    source = """
+import types
+master = os.getpid()
+sys.modules["uwsgi"] = types.SimpleNamespace(worker_id=lambda: 0 if os.getpid() == master else 1)
+keep("master")
+assert threading.active_count() == 1
+def worker(k):
+    keep(f"worker{k}")
+    assert hypotest.wait_until_ready(10)
+    join(child(lambda: keep(f"child of worker{k}")))
+    assert hypotest.flush(10)
+join(*[child(lambda k=k: worker(k), raw_fork) for k in range(4)])
+assert threading.active_count() == 1
+"""
+    run(source, sdk_env(server, tmp_path / "state"))
+    expect_each_once(server, "master", *(f"{who}worker{k}" for k in range(4) for who in ("", "child of ")))
+
+
+def test_a_fork_waits_for_the_leaders_import(server: ServerProcess, tmp_path: Path) -> None:
+    """A fork while the leader's thread imports leaves no module lock behind: the child can import the same."""
+    source = """
+class Slow:
+    entered = threading.Event()
+    def find_spec(self, name, path=None, target=None):
+        if name == "requests" and threading.current_thread() is not threading.main_thread():
+            self.entered.set()
+            time.sleep(0.3)
+        return None
+sys.meta_path.insert(0, Slow())
+keep("before")
+assert Slow.entered.wait(10)
+def body():
+    import requests, filelock
+    keep("child")
+    assert hypotest.wait_until_ready(10)
+pid = child(body)
+keep("parent")
+join(pid)
+"""
+    run(source + FLUSH, sdk_env(server, tmp_path / "state"))
+    expect_each_once(server, "before", "parent", "child")
+
+
+@pytest.mark.parametrize("first", ["", NO_HOOKS], ids=["hooks", "no hooks"])
+def test_a_fork_while_the_leader_logs(server: ServerProcess, tmp_path: Path, first: str) -> None:
+    """A child can log although a thread of its parent held the locks of `logging` at the fork."""
+    source = """
+import logging
+class Slow(logging.Handler):
+    inside = threading.Event()
+    def emit(self, record):
+        if threading.current_thread() is not threading.main_thread():
+            self.inside.set()
+            time.sleep(0.3)
+logging.getLogger("hypotest").addHandler(Slow())
+logging.getLogger("hypotest").setLevel("DEBUG")
+keep("before")
+assert Slow.inside.wait(10)
+def body():
+    hypotest.experiment("unheard of", user_id="u")  # logs
+    hypotest.config(pull_interval=-1)  # logs
+    keep("child")
+pid = child(body)
+keep("parent")
+join(pid)
+"""
+    run(source + FLUSH, sdk_env(server, tmp_path / "state"), first=first)
+    expect_each_once(server, "before", "parent", "child")
+
+
+@pytest.mark.parametrize("first", ["", NO_HOOKS], ids=["hooks", "no hooks"])
+def test_a_fork_while_the_leader_sends(server: ServerProcess, tmp_path: Path, first: str) -> None:
+    """A child keeps events while its parent's sender is in the middle of a request, and nothing is sent twice."""
+    source = f"""
+assert hypotest.wait_until_ready(10)
+os.kill({server.pid}, signal.SIGSTOP)
+keep("before")
+time.sleep(0.3)  # the sender is now inside its request to a server that does not answer
+pids = [child(lambda k=k: keep(f"child{{k}}")) for k in range(3)]
+keep("parent")
+join(*pids)
+os.kill({server.pid}, signal.SIGCONT)
+"""
+    run(source + FLUSH, sdk_env(server, tmp_path / "state"), first=first)
+    expect_each_once(server, "before", "parent", "child0", "child1", "child2")
+    assert server.accounts()["events"] == 100
+
+
+def test_a_child_does_not_keep_its_dead_parents_lock(server: ServerProcess, tmp_path: Path) -> None:
+    """When a leader is killed whose idle child lives on, another process takes over: the child holds no lock."""
+    source = """
+keep("before")
+until(lambda: hypotest.status().is_leader, "the parent leads")
+parent = os.getpid()
+if os.fork() == 0:      # an idle child, which never calls the SDK
+    time.sleep(60)
+    os._exit(0)
+if os.fork() == 0:      # another, which sees the parent die
+    keep("child")
+    os.kill(parent, signal.SIGKILL)
+    until(lambda: hypotest.status().is_leader, "the child leads", 10)
+    assert hypotest.flush(10)
+    os._exit(0)
+time.sleep(60)
+"""
+    with pytest.raises(AssertionError, match="exit status -9"):
+        run(source, sdk_env(server, tmp_path / "state"))
+    expect_each_once(server, "before", "child")

@@ -1,0 +1,127 @@
+"""Accepted means kept: what a killed process accepted is delivered by another, once."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Script, expect_each_once, goal_counts, run, sdk_env
+from tests.server_process import ServerProcess, wait_for
+
+EVENTS = 1000
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path) as running:
+        yield running
+
+
+@pytest.mark.parametrize("first_call", ["before the fork", "after the fork"])
+def test_four_killed_workers_lose_nothing(server: ServerProcess, tmp_path: Path, first_call: str) -> None:
+    """Four forked workers accept 4,000 events and are SIGKILLed at once; then one process drains all, each once."""
+    source = f"""
+if {first_call == "before the fork"}:
+    hypotest.experiment("button", user_id="u", report_event=False)
+def work(k):
+    keep(f"w{{k}}", {EVENTS})
+    say("done")
+    time.sleep(60)
+for k in range(4):
+    child(lambda: work(k))
+time.sleep(60)
+"""
+    server.stop()  # nothing may leave before the kill
+    with Script(source, sdk_env(server, tmp_path / "state")) as script:
+        wait_for(lambda: script.lines.count("done") == 4, "four workers are done")
+    server.restart()
+    assert server.accounts()["events"] == 0
+    run("assert hypotest.flush(15)", sdk_env(server, tmp_path / "state"))
+    expect_each_once(server, "w0", "w1", "w2", "w3", n=EVENTS)
+
+
+def test_kills_at_random_moments_lose_nothing_that_was_accepted(server: ServerProcess, tmp_path: Path) -> None:
+    """Workers killed in the middle of their calls, leaders among them: what they had said they kept arrives once."""
+    env = sdk_env(server, tmp_path / "state")
+    source = """
+n = 0
+while True:
+    keep(f"{os.getpid()}.{n}", 10)
+    say("kept", f"{os.getpid()}.{n}")
+    n += 1
+"""
+    said: set[str] = set()
+    for _ in range(10):
+        with contextlib.ExitStack() as stack:
+            workers = [stack.enter_context(Script(source, env)) for _ in range(2)]
+            for worker in workers:
+                worker.wait_for("kept")
+            time.sleep(random.uniform(0, 0.1))  # any moment will do
+            for worker in workers:
+                worker.kill()
+        for worker in workers:
+            said |= {line.split()[1] for line in worker.lines if line.startswith("kept ")}
+    run("assert hypotest.flush(30)", env)
+    counts = goal_counts(server)
+    assert set(counts.values()) == {1}
+    assert {f"{label}-{i}" for label in said for i in range(10)} <= counts.keys()
+
+
+def test_a_server_that_dies_after_committing_counts_once(server: ServerProcess, tmp_path: Path) -> None:
+    """The server is SIGKILLed again and again while it receives: resent events are recognised."""
+    env = sdk_env(server, tmp_path / "state")
+    source = """
+for n in range(200):
+    keep(f"n{n}", 50)
+    time.sleep(0.005)
+say("done")
+sys.stdin.readline()
+"""
+    with Script(source, env) as script:
+        for _ in range(5):
+            seen = server.accounts()["events"]
+            wait_for(lambda before=seen: server.accounts()["events"] > before or "done" in script.lines, "progress")
+            server.kill()
+            server.restart()
+        script.wait_for("done")
+        script.tell()
+        script.result()
+    run("assert hypotest.flush(30)", env)
+    expect_each_once(server, *(f"n{n}" for n in range(200)), n=50)
+
+
+@pytest.mark.parametrize(
+    "crash", ["os._exit(3)", "os.kill(os.getpid(), signal.SIGKILL)", "os.execv('/bin/true', ['true'])"]
+)
+def test_an_end_without_exit_handlers_loses_nothing(server: ServerProcess, tmp_path: Path, crash: str) -> None:
+    """os._exit, SIGKILL and exec right after a call: the event is kept."""
+    with contextlib.suppress(AssertionError):
+        run(f'keep("last", 1)\n{crash}', sdk_env(server, tmp_path / "state"))
+    run("assert hypotest.flush(10)", sdk_env(server, tmp_path / "state"))
+    expect_each_once(server, "last", n=1)
+
+
+def test_flush_events_leaves_nothing_behind(server: ServerProcess, tmp_path: Path) -> None:
+    """With flush_events an orderly exit right after the first call delivers what the process accepted."""
+    run('keep("only")', sdk_env(server, tmp_path / "state", flush_events="true", send_interval=60))
+    assert len(goal_counts(server)) == 20
+
+
+def test_flush_events_is_bounded(server: ServerProcess, tmp_path: Path) -> None:
+    """With a server that does not answer, an orderly exit takes flush_timeout and says what it left."""
+    server.pause()
+    env = sdk_env(server, tmp_path / "state", flush_events="true", flush_timeout=0.5)
+    output = run(
+        'import atexit\natexit.register(lambda: say("bye", time.monotonic() - began))\n'
+        'keep("only")\nbegan = time.monotonic()',
+        env,
+    )
+    assert "not delivered yet" in output
+    server.resume()
+    run("assert hypotest.flush(10)", env)
+    expect_each_once(server, "only")
