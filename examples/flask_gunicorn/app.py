@@ -1,0 +1,1 @@
+../../hypotest/demo/app.py
