@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 from hypotest import assignment, lazy, log, runtime
 from hypotest.assignment import Decision
@@ -12,10 +11,13 @@ from hypotest.config import parse
 from hypotest.errors import ConfigError
 from hypotest.variant import CONTROL_VARIANT, Variant
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from hypotest.health import Status
 
-Tags = Mapping[str, Any]
+    Tags = Mapping[str, Any]
 _POLL = 0.02
 
 

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from typing import TYPE_CHECKING, NamedTuple
 
 import mmh3
 
 from hypotest.errors import ConditionError
 from hypotest.variant import CONTROL, CONTROL_VARIANT, Variant
 
+TYPE_CHECKING = False  # of typing, which costs 2 ms to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
@@ -37,7 +37,7 @@ CALIBRATION = "calibration"
 BUCKETS = 10_000
 HASHES = 2**32
 _SALT = 9_300_000_028_840
-_SEED = 1
+SEED = 1
 _CALIBRATION_SHARES = ((CONTROL, 0.5), ("a", 0.5))
 
 # Values of `ht_sdk_error`. The first five are 1.0.9's, letter for letter: a server may look for them.
@@ -195,7 +195,7 @@ class Experiment:
         self.guarded = bool(condition or error is not None or self.override_control or self.override_b)
         self.shares = _CALIBRATION_SHARES if calibrating else own
         self.suffix = str(_SALT + test_id)
-        self.thresholds = [threshold(total) for total in _totals(self.shares)]
+        self.thresholds = [threshold(total) for total in totals(self.shares)]
 
         names = dict.fromkeys([CONTROL, *(variant for variant, _ in (*own, *self.shares))])
         variants = {variant: Variant(variant) for variant in names}
@@ -215,7 +215,8 @@ class Experiment:
         self.unusable = None if error is None else _control(error)
 
 
-def _totals(shares: Sequence[tuple[str, float]]) -> list[float]:
+def totals(shares: Sequence[tuple[str, float]]) -> list[float]:
+    """Add the shares up, as floats, in order: where each variant ends."""
     totals: list[float] = []
     total = 0.0
     for _, share in shares:
@@ -261,7 +262,7 @@ def decide(
         key = (hashed + experiment.suffix).encode()
     except UnicodeEncodeError:
         return experiment.bad_id
-    return table[bisect_right(experiment.thresholds, mmh3.hash(key, _SEED, False))]
+    return table[bisect_right(experiment.thresholds, mmh3.hash(key, SEED, False))]
 
 
 def _unhashed(
@@ -294,128 +295,3 @@ def _local(experiment: Experiment, override: object) -> Decision | None:
     except Exception:  # noqa: BLE001, S110 - the answer is the one below
         pass
     return experiment.bad_override
-
-
-class Row(NamedTuple):
-    """One line of the threshold table.
-
-    Attributes:
-        variant: its name.
-        share: as in the settings.
-        total: the sum of the shares up to here.
-        threshold: the first h that does not belong to it; 2**32 if none.
-    """
-
-    variant: str
-    share: float
-    total: float
-    threshold: int
-
-
-class Explanation(NamedTuple):
-    """Why a call came to its decision; every attribute is for `hypotest explain` to print.
-
-    Attributes:
-        experiment: the name.
-        active: as in the settings.
-        state: as in the settings.
-        condition: its text.
-        condition_value: its value for this call; None if it has none.
-        condition_error: why it has none, or None.
-        override: what the caller gave.
-        decision: what `decide` said: variant, recorded, error, override_reason, reported.
-        by: what settled it: one of BY.
-        hashed_id: the id that is, or would be, hashed; None without one.
-        key: the text whose UTF-8 is hashed; None if there is none or it has no UTF-8.
-        h: its hash, or None.
-        x: the hash on the scale of the shares, or None.
-        table: the variants in order, with their thresholds.
-    """
-
-    experiment: str
-    active: bool
-    state: str
-    condition: str
-    condition_value: bool | None
-    condition_error: str | None
-    override: object
-    decision: Decision
-    by: str
-    hashed_id: str | None
-    key: str | None
-    h: int | None
-    x: float | None
-    table: tuple[Row, ...]
-
-
-BY = ("no id", "settings", "condition", "override", "listed id", "id", "hash")
-
-
-def explain(
-    experiment: Experiment, user_id: str | None, visitor_id: str | None, tags: Tags, override: object
-) -> Explanation:
-    """Decide one call, and tell how: same arguments as `decide`, which makes the decision."""
-    decision = decide(experiment, user_id, visitor_id, tags, override)
-    value, error = _condition_value(experiment, user_id, visitor_id, tags)
-    hashed_id = visitor_id or user_id or None
-    key = h = x = None
-    if hashed_id and _has_utf8(hashed_id):
-        key = hashed_id + experiment.suffix
-        h = mmh3.hash(key.encode(), _SEED, False)
-        x = math.floor(h / HASHES * BUCKETS) / BUCKETS
-    totals = _totals(experiment.shares)
-    return Explanation(
-        experiment=experiment.name,
-        active=experiment.active,
-        state=experiment.state,
-        condition=experiment.condition_text,
-        condition_value=value,
-        condition_error=error,
-        override=override,
-        decision=decision,
-        by=_by(experiment, decision),
-        hashed_id=hashed_id,
-        key=key,
-        h=h,
-        x=x,
-        table=tuple(
-            Row(variant, share, total, end)
-            for (variant, share), total, end in zip(experiment.shares, totals, experiment.thresholds, strict=True)
-        ),
-    )
-
-
-def _has_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _condition_value(
-    experiment: Experiment, user_id: str | None, visitor_id: str | None, tags: Tags
-) -> tuple[bool | None, str | None]:
-    if experiment.unusable is not None:
-        return None, experiment.unusable.error
-    if experiment.condition is None:
-        return True, None
-    try:
-        return experiment.condition(tags, user_id, visitor_id), None
-    except ConditionError as error:
-        return None, str(error)
-
-
-def _by(experiment: Experiment, decision: Decision) -> str:
-    """Tell what settled a call: a decision is an object of its own for each way to it."""
-    if decision in experiment.one_id or decision in experiment.both_ids:
-        return "hash"
-    if decision is experiment.bad_override or decision in experiment.overridden.values():
-        return "override"
-    return {
-        id(experiment.no_id): "no id",
-        id(experiment.unusable): "settings",
-        id(experiment.remote_control): "listed id",
-        id(experiment.remote_b): "listed id",
-        id(experiment.bad_id): "id",
-    }.get(id(decision), "condition")

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import orjson
 
-from hypotest import assignment, backlog, control, log, report, runtime, segment, settings, statedir
+from hypotest import backlog, control, explanation, log, report, runtime, segment, settings, statedir, validation
 from hypotest.config import Config
 from hypotest.errors import HypotestError, SettingsError, StorageError, TransportError
 from hypotest.health import gather
@@ -232,7 +232,7 @@ def explain(
     if record is None:
         raise CommandFailed(1, f"no experiment is called {name!r}; {_near(name, found.names())}")
     experiment = settings.decode(record)
-    explained = assignment.explain(experiment, user_id, visitor_id, dict(tags), override)
+    explained = explanation.explain(experiment, user_id, visitor_id, dict(tags), override)
     print(report.explanation_text(explained, found.generation, max(0.0, time.time() - found.published)))
     return 0
 
@@ -257,7 +257,7 @@ def check(config: Config) -> int:
         fetched = HttpTransport(config).fetch_settings(None)
         if fetched is None:
             raise CommandFailed(2, f"{config.server_url} answered 304 to a request without an ETag")
-        document = settings.parse_document(fetched[0])
+        document = validation.parse_document(fetched[0])
     except (TransportError, SettingsError) as error:
         raise CommandFailed(2, f"the settings could not be fetched from {config.server_url}: {error}") from None
     for problem in document.problems:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import orjson
 
 from hypotest import lazy
 from hypotest.assignment import Decision
 from hypotest.config import SDK_TYPE, VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 _SDK_TAGS = {"sdk_version": VERSION, "sdk_type": SDK_TYPE}

@@ -14,12 +14,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from hypotest import lazy, log, platform
 from hypotest.control import HEARTBEAT, LEADER_PID
 from hypotest.post import Post
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hypotest.leadership import Leadership
 

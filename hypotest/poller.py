@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from hypotest import control, log, settings
+from hypotest import control, log, validation
 from hypotest.errors import SettingsError
 from hypotest.publisher import Publisher
 from hypotest.transport import Transport
@@ -24,6 +24,7 @@ class Poller:
         self._publisher = publisher
         self._page = page
         self._etag: str | None = None
+        self._document: validation.Document | None = None
         self.error = ""
 
     def poll_once(self) -> bool:
@@ -44,7 +45,7 @@ class Poller:
             return False
         body, etag = fetched
         try:
-            document = settings.parse_document(body)
+            document = validation.parse_document(body, self._document)
         except SettingsError as error:
             # Not remembered by its ETag: asked for again in full until it is mended.
             log.limited(log.ERROR, "settings", "settings refused, the last good ones stay in force: %s", error)
@@ -52,14 +53,14 @@ class Poller:
             return False
         self.error = ""
         published = self._publisher.publish(document.records)
-        self._etag = etag
+        self._etag, self._document = etag, document
         words[control.SETTINGS_TIME] = int(time.time())
         if published:
             log.line(log.INFO, "settings: generation %d, %d experiments", published, len(document.records))
             self._report(document.problems)
         return bool(published)
 
-    def _report(self, problems: list[settings.Problem]) -> None:
+    def _report(self, problems: list[validation.Problem]) -> None:
         for problem in problems[:_MAX_PROBLEMS_SHOWN]:
             log.line(
                 log.WARNING,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from hypotest.assignment import HASHES, Explanation
+from hypotest.assignment import HASHES
 from hypotest.config import VERSION
+from hypotest.explanation import Explanation
 from hypotest.health import Status
 from hypotest.onlooker import Neighbour
 

@@ -15,16 +15,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from hypotest import accounts, control, lazy, leader, log, settings, snapshot, statedir
-from hypotest.assignment import Experiment
 from hypotest.config import Config, resolve
 from hypotest.errors import EventRefused, StorageError
 from hypotest.events import Encoder
 from hypotest.platform import ProcessGuard
 from hypotest.post import Post
 from hypotest.spool import Spool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _POLL = 0.02
 _THREAD_RETRY = 30.0
@@ -49,7 +51,7 @@ class Runtime:
         self.config = settled
         self.connected = settled.connect_to_server
         self.encoder = Encoder(settled.hash_ids)
-        self.reader: snapshot.Reader[Experiment] | None = None
+        self.reader: snapshot.Reader | None = None
         self.spool: Spool | None = None
         self.state: statedir.StateDir | None = None
         self.page: control.ControlPage | None = None

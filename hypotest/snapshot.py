@@ -26,13 +26,16 @@ import struct
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import Generic, TypeVar
 
 import mmh3
 
 from hypotest import platform
 from hypotest.control import GENERATION, ControlPage
 from hypotest.errors import CorruptFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hypotest.assignment import Experiment
 
 MAGIC = b"HTSNAP01"
 HEAD = struct.Struct("=8sQQQQ16s")
@@ -41,8 +44,6 @@ RECORD = struct.Struct("=III")
 INDEX = 64
 _PREFIX, _SUFFIX = "settings-", ".snap"
 _ATTEMPTS = 3
-
-T = TypeVar("T")
 
 
 class Snapshot:
@@ -140,19 +141,19 @@ def open_newest(directory: str, generation: int | None = None) -> Snapshot | Non
     return None
 
 
-class _View(Generic[T]):
+class _View:
     __slots__ = ("decoded", "generation", "snapshot")
 
     def __init__(self, generation: int, snapshot: Snapshot | None) -> None:
         self.generation = generation
         self.snapshot = snapshot
-        self.decoded: dict[str, T] = {}
+        self.decoded: dict[str, Experiment] = {}
 
 
-class Reader(Generic[T]):
+class Reader:
     """The settings in force, as one worker sees them."""
 
-    def __init__(self, directory: str, page: ControlPage, decode: Callable[[bytes], T]) -> None:
+    def __init__(self, directory: str, page: ControlPage, decode: Callable[[bytes], Experiment]) -> None:
         """Maps nothing yet.
 
         Args:
@@ -163,7 +164,7 @@ class Reader(Generic[T]):
         self._directory = directory
         self._words = page.words
         self._decode = decode
-        self._view: _View[T] = _View(0, None)
+        self._view: _View = _View(0, None)
 
     @property
     def generation(self) -> int:
@@ -182,7 +183,7 @@ class Reader(Generic[T]):
         if self.generation != self._words[GENERATION]:
             self._refresh()
 
-    def get(self, name: str) -> T | None:
+    def get(self, name: str) -> Experiment | None:
         """The experiment of that name in the settings in force; None if it is not defined or none have arrived.
 
         Raises:
@@ -194,13 +195,13 @@ class Reader(Generic[T]):
         found = view.decoded.get(name)
         return found if found is not None else self._load(view, name)
 
-    def _load(self, view: _View[T], name: str) -> T | None:
+    def _load(self, view: _View, name: str) -> Experiment | None:
         record = view.snapshot.get(name) if view.snapshot is not None else None
         if record is None:
             return None
         return view.decoded.setdefault(name, self._decode(record))
 
-    def _refresh(self) -> _View[T]:
+    def _refresh(self) -> _View:
         """Turns to the generation in force; stays with the present settings if that cannot be read."""
         for _ in range(_ATTEMPTS):
             generation = self._words[GENERATION]
@@ -212,7 +213,7 @@ class Reader(Generic[T]):
             if self._words[GENERATION] == generation:
                 break
         # Damaged or gone. An older settings file beats none; this generation is not tried again at every call.
-        stale: _View[T] = _View(generation, self._view.snapshot)
+        stale: _View = _View(generation, self._view.snapshot)
         if stale.snapshot is None and generation:
             with contextlib.suppress(OSError):
                 stale.snapshot = open_newest(self._directory)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from hypotest import assignment, condition_tokens, conditions, settings
+from hypotest import assignment, condition_tokens, conditions, settings, validation
 from tests import oracle
 from tests.oracle import Outcome
 from tests.record_vectors import NAME, OUTSIDE, SUBSTRINGS, VECTORS, Case, random_case, random_entry
@@ -128,7 +128,7 @@ DIFFERENCES = (
         "unusable settings give control",
         "in 1.0.9 it depends on the id, the override and the condition whether they are even noticed",
         lambda case, _theirs, ours: (
-            any(problem.unusable for problem in settings.validate(NAME, case.entry))
+            any(problem.unusable for problem in validation.validate(NAME, case.entry))
             and ours == _control(_error(ours))
             and _error(ours).startswith("settings are invalid: ")
         ),
@@ -154,7 +154,7 @@ DIFFERENCES = (
 
 def answer(case: Case) -> Outcome:
     """Version 2's answer, through the document, the record and the decision."""
-    document = settings.parse_document(json.dumps({"tests": {NAME: case.entry}}).encode())
+    document = validation.parse_document(json.dumps({"tests": {NAME: case.entry}}).encode())
     experiment = settings.decode(document.records[NAME])
     user, visitor = (None if one is None else str(one) for one in (case.user_id, case.visitor_id))
     if case.name == NAME:

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hypotest import assignment, conditions
-from hypotest.assignment import HASHES, Decision, Experiment, decide, explain
+from hypotest import assignment, conditions, explanation
+from hypotest.assignment import HASHES, Decision, Experiment, decide
 from hypotest.errors import ConditionError
+from hypotest.explanation import explain
 from hypotest.variant import Variant
 
 HALVES = (("control", 0.5), ("b", 0.5))
@@ -315,7 +316,7 @@ def test_explain(
     told = explain(experiment, user, visitor, None, override)
     decision = decide(experiment, user, visitor, None, override)
     assert summary(told.decision) == summary(decision)
-    assert told.by in assignment.BY
+    assert told.by in explanation.BY
     if told.by == "hash":
         assert told.h is not None
         assert told.condition_value is True

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypotest import assignment, settings
+from hypotest import assignment, validation
 from hypotest.assignment import Experiment, decide
 from hypotest.errors import SettingsError
-from hypotest.settings import Problem, decode, parse_document, validate
+from hypotest.settings import decode
+from hypotest.validation import Problem, parse_document, validate
 
 ENTRY: dict[str, Any] = {
     "test_id": 7,
@@ -32,7 +33,7 @@ ENTRY: dict[str, Any] = {
 REQUIRED = ("test_id", "condition_to_enter_test", "variants_distribution", "test_state", "test_active")
 
 
-def document(**tests: Any) -> settings.Document:
+def document(**tests: Any) -> validation.Document:
     return parse_document(json.dumps({"tests": tests}).encode())
 
 

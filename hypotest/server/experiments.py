@@ -45,7 +45,7 @@ from typing import Any
 import orjson
 
 from hypotest.server.document import DocumentError, Lines, parse
-from hypotest.settings import validate
+from hypotest.validation import validate
 
 MAX_PROBLEMS = 5
 

@@ -1,0 +1,267 @@
+"""The settings document -> one record per experiment, and what is wrong with it; `settings` decodes the records.
+
+What an entry may hold (other fields are ignored, so that a newer server can add some):
+
+    test_id                     an integer                                       required
+    condition_to_enter_test     a text of the grammar in `conditions`            required
+    variants_distribution       an object, not empty: variant -> number >= 0     required
+    test_state                  a text; only `calibration` is special            required
+    test_active                 true or false                                    required
+    tag_names                   a list of texts                                  absent: none
+    override_control            a list; what is no text never matches            absent: none
+    override_b                  likewise                                         absent: none
+
+An entry that breaks this is *unusable*: it is published all the same, so that its calls get control and say
+why in `ht_sdk_error`, and do not look like calls of an unknown experiment. Doubts that change no answer
+(shares that add up to more than 1, ids that are no text, a `test_name` other than the key) are problems too,
+but the entry is used. If one name occurs twice in an object, the last one counts, as for every JSON reader.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import orjson
+
+from hypotest import conditions
+from hypotest.condition_tokens import INVALID
+from hypotest.errors import ConditionSyntaxError, SettingsError
+
+Verdicts = dict[tuple[str, tuple[str, ...]], str]
+
+_TRUE = "True"
+_CONDITION = "condition_to_enter_test"
+_SLACK = 1e-9  # shares are sums of decimal fractions: 0.1 + 0.2 + 0.7 is above 1
+
+
+class Problem(NamedTuple):
+    """Something in an entry that is not as it should be.
+
+    Attributes:
+        experiment: the key of the entry.
+        field: its field, or "" for the entry itself.
+        message: what is wrong and what is expected.
+        unusable: whether everyone gets control because of it; False if the entry is used as it is.
+    """
+
+    experiment: str
+    field: str
+    message: str
+    unusable: bool = True
+
+    def __str__(self) -> str:
+        place = f"experiment {self.experiment!r}"
+        return f"{place}, {self.field}: {self.message}" if self.field else f"{place}: {self.message}"
+
+
+class Document(NamedTuple):
+    """A settings document, read.
+
+    Attributes:
+        records: experiment name -> record, for `settings.decode`.
+        problems: what was found on the way, in the order of the document.
+        verdicts: the conditions that were read, and what is wrong with each ("" if nothing).
+    """
+
+    records: dict[str, bytes]
+    problems: list[Problem]
+    verdicts: Verdicts
+
+
+def parse_document(body: bytes, previous: Document | None = None) -> Document:
+    """Read a settings document.
+
+    Args:
+        body: the server's answer, `{"tests": {name: entry}}`.
+        previous: the document before it, if any. Conditions it has need not be read again, which is most
+            of the time: a quarter of the work.
+
+    Raises:
+        SettingsError: it is no JSON, or has no object under `tests`.
+    """
+    tests = _load(body)
+    known = previous.verdicts if previous is not None else {}
+    verdicts: Verdicts = {}
+    records: dict[str, bytes] = {}
+    problems: list[Problem] = []
+    for name, entry in tests.items():
+        found = _problems(name, entry, known, verdicts)
+        try:
+            records[name] = _record(name, entry, found)
+        except TypeError:  # orjson's: a lone surrogate
+            if not any(problem.unusable for problem in found):
+                found.append(Problem(name, "", "its texts are not valid Unicode"))
+            if _encodable(name):
+                records[name] = _record(name, None, found)
+        problems += found
+    return Document(records, problems, verdicts)
+
+
+def validate(name: str, entry: object) -> list[Problem]:
+    """Find what is wrong with one entry.
+
+    Args:
+        name: its key.
+        entry: what stands under the key, as JSON or YAML readers give it.
+
+    Returns:
+        The problems, empty if there is none.
+    """
+    return _problems(name, entry, {}, {})
+
+
+def _problems(name: str, entry: object, known: Verdicts, verdicts: Verdicts) -> list[Problem]:
+    if not isinstance(entry, dict):
+        return [Problem(name, "", f"expected an object with the fields of an experiment, got {_kind(entry)}")]
+    found = list(_unusable(name, entry))
+    if not any(problem.field in ("tag_names", _CONDITION) for problem in found):
+        key = (entry[_CONDITION], tuple(entry.get("tag_names", ())))
+        verdicts[key] = verdict = known[key] if key in known else _verdict(*key)
+        if verdict:
+            found.append(Problem(name, _CONDITION, verdict))
+    return [*found, *_doubts(name, entry)]
+
+
+def _verdict(text: str, names: tuple[str, ...]) -> str:
+    try:
+        conditions.parse(text, names)
+    except ConditionSyntaxError as error:
+        return str(error).removeprefix(f"{INVALID}: ")
+    return ""
+
+
+def _load(body: bytes) -> dict[str, Any]:
+    # orjson refuses NaN and lone surrogates: one bad entry would keep all others from being updated.
+    try:
+        try:
+            document = orjson.loads(body)
+        except ValueError:
+            document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"the settings are not JSON: {error}") from error
+    tests = document.get("tests") if isinstance(document, dict) else None
+    if not isinstance(tests, dict):
+        raise SettingsError("the settings have no object under 'tests'")
+    return tests
+
+
+def _encodable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _error(problem: Problem) -> str:
+    """Give the `ht_sdk_error` of an unusable entry."""
+    if problem.field == _CONDITION:
+        return f"{INVALID}: {problem.message}"
+    return "settings are invalid: " + ": ".join(filter(None, (problem.field, problem.message)))
+
+
+def _record(name: str, entry: Any, problems: list[Problem]) -> bytes:
+    fields: dict[str, Any] = {"name": name}
+    text = entry.get(_CONDITION) if isinstance(entry, dict) else None
+    fatal = next((problem for problem in problems if problem.unusable), None)
+    if fatal is not None:
+        fields["error"] = _error(fatal)
+    else:
+        fields["test_id"] = entry["test_id"]
+        fields["state"] = entry["test_state"]
+        fields["active"] = entry["test_active"]
+        fields["shares"] = entry["variants_distribution"]
+    if isinstance(text, str) and text != _TRUE:
+        fields["condition"] = text
+        fields["tag_names"] = entry.get("tag_names")
+    if fatal is None:
+        for field in ("override_control", "override_b"):
+            fields[field] = [item for item in entry.get(field, ()) if isinstance(item, str)]
+    else:
+        fields.pop("tag_names", None)
+    return orjson.dumps({field: value for field, value in fields.items() if value not in (None, "", [])})
+
+
+# --- what an entry may hold: each check gives a message, or "" if all is well
+
+
+def _kind(value: object) -> str:
+    names = {type(None): "null", bool: "true or false", str: "a text", dict: "an object", list: "a list"}
+    return names.get(type(value), "a number" if isinstance(value, (int, float)) else type(value).__name__)
+
+
+def _test_id(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "" if -(2**63) <= value < 2**63 else "expected an integer of 64 bits"
+    return f"expected an integer, got {_kind(value)}"
+
+
+def _flag(value: object) -> str:
+    return "" if isinstance(value, bool) else f"expected true or false, got {_kind(value)}"
+
+
+def _text(value: object) -> str:
+    return "" if isinstance(value, str) else f"expected a text, got {_kind(value)}"
+
+
+def _list(value: object) -> str:
+    return "" if isinstance(value, list) else f"expected a list of texts, got {_kind(value)}"
+
+
+def _texts(value: object) -> str:
+    if not isinstance(value, list):
+        return _list(value)
+    return next((f"expected texts only, got {_kind(item)}" for item in value if not isinstance(item, str)), "")
+
+
+def _distribution(value: object) -> str:
+    if not isinstance(value, dict):
+        return f"expected an object of variants and their shares, got {_kind(value)}"
+    if not value:
+        return "expected at least one variant"
+    return next((message for name, share in value.items() if (message := _share(name, share))), "")
+
+
+def _share(name: object, share: object) -> str:
+    if not isinstance(name, str):
+        return f"expected variant names that are texts, got {name!r}"
+    if isinstance(share, bool) or not isinstance(share, (int, float)):
+        return f"expected a number as the share of {name!r}, got {_kind(share)}"
+    return "" if 0 <= share < math.inf else f"expected a share of 0 to 1 for {name!r}, got {share!r}"
+
+
+_REQUIRED: dict[str, Callable[[object], str]] = {
+    "test_id": _test_id,
+    "test_state": _text,
+    "test_active": _flag,
+    "variants_distribution": _distribution,
+    _CONDITION: _text,
+}
+_OPTIONAL: dict[str, Callable[[object], str]] = {
+    "tag_names": _texts,
+    "override_control": _list,
+    "override_b": _list,
+}
+
+
+def _unusable(name: str, entry: dict[str, Any]) -> Iterator[Problem]:
+    for field, check in (_REQUIRED | _OPTIONAL).items():
+        message = check(entry[field]) if field in entry else "is missing" if field in _REQUIRED else ""
+        if message:
+            yield Problem(name, field, message)
+
+
+def _doubts(name: str, entry: dict[str, Any]) -> Iterator[Problem]:
+    shares = entry.get("variants_distribution", {})
+    if not _distribution(shares) and (total := math.fsum(shares.values())) > 1 + _SLACK:
+        message = f"the shares add up to {total:g}: what is beyond 1 is never reached"
+        yield Problem(name, "variants_distribution", message, unusable=False)
+    for field in ("override_control", "override_b"):
+        ids = entry.get(field)
+        if not _list(ids) and _texts(ids):
+            yield Problem(name, field, f"{_texts(ids)}: it never matches an id", unusable=False)
+    if entry.get("test_name", name) != name:
+        yield Problem(name, "test_name", "differs from the key of the entry; the key counts", unusable=False)
