@@ -1,0 +1,138 @@
+"""Imports point only downwards, and the core needs nothing but its dependencies: read from the source."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import hypotest
+
+PACKAGE = Path(hypotest.__file__).parent
+LAYERS = [
+    ["__main__"],
+    ["cli"],
+    ["demo"],
+    ["commands"],
+    ["report"],
+    ["onlooker"],
+    ["integrations"],
+    ["__init__"],
+    ["api"],
+    ["health"],
+    ["runtime"],
+    ["leader"],
+    ["leadership"],
+    ["post"],
+    ["poller", "sender"],
+    ["backlog", "publisher", "spool", "transport", "validation"],
+    ["events", "segment", "settings", "snapshot"],
+    ["control", "explanation", "statedir"],
+    ["assignment", "conditions", "config"],
+    ["condition_nodes", "variant"],
+    ["condition_tokens"],
+    ["accounts", "errors", "lazy", "log", "platform"],
+]
+RANK = {module: -rank for rank, layer in enumerate(LAYERS) for module in layer}
+CORE_DEPENDENCIES = {"mmh3", "orjson", "requests", "urllib3"}  # urllib3 is the part of requests that reads
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
+FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "ctypes"}
+
+
+def sources(folder: Path = PACKAGE) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    """The first part of the name under the package: `server` for all of hypotest/server."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file names in an import or in lazy.load, wherever it stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            found |= {f"{module}.{alias.name}" for alias in node.names} if module == "hypotest" else {module}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy.load":
+            assert isinstance(node.args[0], ast.Constant)
+            found.add(str(node.args[0].value))
+    return found
+
+
+def own(name: str) -> str | None:
+    """The module of this package that an import names."""
+    parts = name.split(".")
+    return None if parts[0] != "hypotest" else parts[1] if len(parts) > 1 else "__init__"
+
+
+def for_types_only(path: Path) -> set[str]:
+    """What is imported for type checkers alone: no edge at run time, but it must not be a hidden cycle either."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            found |= {child.module or "" for child in ast.walk(node) if isinstance(child, ast.ImportFrom)}
+    return found
+
+
+@pytest.mark.parametrize("path", [path for path in sources() if module_of(path) != "server"], ids=module_of)
+def test_imports_point_downwards(path: Path) -> None:
+    """A module imports only from layers below its own, also where it imports late."""
+    module = module_of(path)
+    assert module in RANK, f"{module} has no layer"
+    for name in imports(path) - for_types_only(path):
+        target = own(name)
+        if target is not None and target not in (module, "server"):
+            assert RANK.get(target, 1) < RANK[module], f"{module} imports {target}"
+
+
+def test_the_core_does_not_know_the_server() -> None:
+    """Nothing but the command line and the demo imports the local server."""
+    users = {module_of(path) for path in sources() for name in imports(path) if own(name) == "server"}
+    assert users <= {"server", "cli", "commands", "demo"}
+
+
+def test_the_core_needs_its_dependencies_only() -> None:
+    """Outside server and demo, only the standard library and the core dependencies are imported."""
+    allowed = CORE_DEPENDENCIES | set(sys.stdlib_module_names) | {"hypotest", "uwsgi"}
+    for path in sources():
+        if module_of(path) not in ("server", "demo", "integrations"):
+            assert {name.split(".")[0] for name in imports(path)} <= allowed, path
+
+
+def test_settings_are_data() -> None:
+    """No eval, exec, compile or pickle anywhere in the package."""
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in FORBIDDEN_CALLS, f"{path}:{node.lineno}"
+        assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN_MODULES, path
+
+
+def test_threads_hooks_and_exits_live_in_runtime() -> None:
+    """Only runtime.py starts threads and registers fork hooks and exit handlers."""
+    marks = ("threading.Thread(", "register_at_fork(", "atexit.register(")
+    core = [path for path in sources() if module_of(path) in RANK and module_of(path) != "demo"]
+    assert {path.name for path in core if any(mark in path.read_text() for mark in marks)} == {"runtime.py"}
+
+
+def test_the_public_names() -> None:
+    """What the package exports is what the README documents, no more."""
+    assert sorted(hypotest.__all__) == [
+        "Variant",
+        "__version__",
+        "config",
+        "experiment",
+        "flush",
+        "kpi_event",
+        "match_user_visitor",
+        "status",
+        "wait_until_ready",
+    ]
+    assert all(hasattr(hypotest, name) for name in hypotest.__all__)
