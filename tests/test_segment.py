@@ -1,0 +1,206 @@
+"""The segment: the spool's file format."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+
+from hypotest import segment
+from hypotest.accounts import ACCEPTED, DELIVERED, REFUSALS, SLOTS, drop_slot, refusal_slot
+from hypotest.errors import CorruptFile
+from hypotest.segment import ACKNOWLEDGED, COUNTERS, HEADER, MAX_PAYLOAD, OFFSET, ONE, POSITION, Segment
+from tests.namespace import run_python, running_python
+
+INSTANCE = bytes(range(16))
+MODES = pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "written"])
+
+
+def create(directory: Path, *, size: int = 64 << 10, mapped: bool = True, number: int = 0x2A) -> Segment:
+    return segment.create(str(directory), INSTANCE, number, size, {}, mapped=mapped)
+
+
+def put(target: Segment, payload: bytes) -> int:
+    """Append a frame as the spool does, and return where it stands."""
+    position = target.words[POSITION]
+    offset = position & OFFSET
+    frame = struct.pack("=II", len(payload), segment.zlib.crc32(payload, target.seed)) + payload
+    target.map[offset : offset + len(frame)] = frame
+    target.words[POSITION] = position + ONE + (len(frame) + 7 & -8)
+    return offset
+
+
+@MODES
+def test_the_header_is_as_documented(tmp_path: Path, mapped: bool) -> None:
+    """The bytes of a new segment are those of the table in the module's docstring."""
+    held = create(tmp_path, mapped=mapped)
+    path = tmp_path / f"{INSTANCE.hex()}-2a.seg"
+    assert held.path == str(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    raw = path.read_bytes()
+    assert len(raw) == (64 << 10 if mapped else HEADER)
+    assert raw[:8] == b"HTSEG001"
+    assert raw[16:32] == INSTANCE
+    number, position, acknowledged, finished, created, pid, size, seen = struct.unpack_from("=8Q", raw, 32)
+    assert (number, position, acknowledged, finished) == (0x2A, HEADER, HEADER, 0)
+    assert (pid, size, seen) == (os.getpid(), 64 << 10, 0)
+    assert abs(created - path.stat().st_mtime) < 10
+    assert raw[96:HEADER] == bytes(HEADER - 96)
+
+
+@MODES
+def test_what_is_put_is_read(tmp_path: Path, mapped: bool) -> None:
+    """Another process's view of the file has the same frames and counts, in both modes."""
+    held = create(tmp_path, mapped=mapped)
+    sent = [b"x" * size for size in (1, 7, 8, 9, 100)]
+    offsets = [put(held, payload) for payload in sent]
+    held.count(refusal_slot("disk"), 3)
+    other = segment.open_segment(held.path)
+    assert (other.instance, other.number, other.seed, other.name) == (INSTANCE.hex(), 0x2A, held.seed, held.name)
+    end = other.words[POSITION] & OFFSET
+    found = [other.read(offset, end) for offset in offsets]
+    assert [frame[0] for frame in found if frame] == sent
+    assert [frame[1] for frame in found if frame] == [*offsets[1:], end]
+    assert other.counters()[ACCEPTED] == other.unsettled() == 5
+    assert other.counters()[refusal_slot("disk")] == 3
+    assert segment.peek(held.path) == (other.words[POSITION], HEADER, other.counters())
+
+
+def test_a_segment_has_its_name_only_when_whole(tmp_path: Path) -> None:
+    """The leader can never open a segment that its own process writes: it is registered before it has its name."""
+    seen: list[bool] = []
+
+    class Own(dict[str, Segment]):
+        def __setitem__(self, path: str, held: Segment) -> None:
+            seen.append(os.path.exists(path))
+            super().__setitem__(path, held)
+
+    own = Own()
+    held = segment.create(str(tmp_path), INSTANCE, 1, 4096, own, mapped=True)
+    assert (seen, own) == ([False], {held.path: held})
+    assert os.listdir(tmp_path) == [os.path.basename(held.path)]
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    """A segment that cannot be had its name leaves no file, no descriptor and no entry."""
+    before = len(os.listdir("/dev/fd"))
+    own: dict[str, Segment] = {}
+    (tmp_path / f"{INSTANCE.hex()}-1.seg").mkdir()  # rename fails
+    with pytest.raises(OSError, match="directory"):
+        segment.create(str(tmp_path), INSTANCE, 1, 4096, own, mapped=True)
+    with pytest.raises(OSError, match="gone"):
+        segment.create(str(tmp_path / "gone"), INSTANCE, 1, 4096, own, mapped=True)
+    assert own == {}
+    assert len(os.listdir(tmp_path)) == 1
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_damaged_frame_is_none(tmp_path: Path) -> None:
+    """No byte of a frame can change without the frame being refused."""
+    held = create(tmp_path)
+    offset = put(held, b'{"a":1}')
+    end = held.words[POSITION] & OFFSET
+    for at in range(offset, offset + 8 + 7):
+        good = held.map[at : at + 1]
+        for flip in (1, 0x80, 0xFF):
+            held.map[at : at + 1] = bytes([good[0] ^ flip])
+            assert held.read(offset, end) is None, (at, flip)
+        held.map[at : at + 1] = good
+    assert held.read(offset, end) == (b'{"a":1}', end)
+    assert held.read(offset, offset + 8 + 6) is None
+    assert held.read(offset, offset + 7) is None
+
+
+def test_next_sound_finds_what_follows(tmp_path: Path) -> None:
+    """After damage, however long, the next good frame is found; after the last there is none."""
+    held = create(tmp_path, size=1 << 20)
+    first = put(held, b"x" * 50)
+    held.words[POSITION] += 600_000 & -8  # a hole of zeros
+    second = put(held, b"y" * MAX_PAYLOAD)
+    end = os.fstat(held.fd).st_size
+    held.map[first : first + 1] = b"\xff"
+    assert held.read(first, end) is None
+    assert held.next_sound(first, end) == second
+    assert held.next_sound(second, end) == end
+
+
+def test_no_payload_can_look_like_a_frame(tmp_path: Path) -> None:
+    """A frame inside a payload is not found when the frame around it is damaged: another file, another seed."""
+    stolen, held = create(tmp_path, number=1), create(tmp_path, number=2)
+    put(stolen, b"evil" * 4)
+    inner = stolen.map[HEADER : HEADER + 24]
+    outer = put(held, inner * 10)
+    held.map[outer : outer + 1] = b"\xff"
+    assert stolen.seed != held.seed
+    assert held.next_sound(outer, 64 << 10) == 64 << 10
+
+
+@pytest.mark.parametrize("size", [0, 8, HEADER - 1])
+def test_a_header_cut_off_is_corrupt(tmp_path: Path, size: int) -> None:
+    """A file too short for its header is refused by both ways to look at it."""
+    path = create(tmp_path).path
+    os.truncate(path, size)
+    for look in (segment.open_segment, segment.peek):
+        with pytest.raises(CorruptFile):
+            look(path)
+
+
+@pytest.mark.parametrize(("offset", "raw"), [(0, b"HTSEG002"), (8, b"\xff" * 8), (80, bytes(8)), (80, b"\xff" * 8)])
+def test_a_damaged_header_is_corrupt(tmp_path: Path, offset: int, raw: bytes) -> None:
+    """Another version, a seed or a size that cannot be: not a segment."""
+    held = create(tmp_path)
+    held.map[offset : offset + 8] = raw
+    with pytest.raises(CorruptFile):
+        segment.open_segment(held.path)
+
+
+def test_a_truncated_file_is_never_mapped(tmp_path: Path) -> None:
+    """What is left of a truncated segment is read without a mapping, whose lost part would kill the process."""
+    held = create(tmp_path, mapped=False, size=1 << 20)
+    offset = put(held, b"kept")
+    put(held, b"z" * 5000)
+    os.truncate(held.path, offset + 16)
+    other = segment.open_segment(held.path)
+    assert other.read(offset, HEADER + 8192) == (b"kept", offset + 16)
+    assert other.read(offset + 16, HEADER + 8192) is None
+
+
+def test_the_lock_tells_a_living_writer(tmp_path: Path) -> None:
+    """A segment can be locked by others only once its writer is gone, be it by SIGKILL."""
+    child = (
+        "import sys; from tests.test_segment import *; held = create(Path(sys.argv[1])); print(held.path, flush=True)"
+    )
+    with running_python(f"{child}; sys.stdin.read()", tmp_path) as writer:
+        (path,) = tmp_path.glob("*.seg")
+        held = segment.open_segment(str(path))
+        assert not held.lock()
+        writer.kill()
+        writer.wait()
+        assert held.lock()
+    look = "import sys; from hypotest import segment; print(segment.open_segment(sys.argv[1]).lock())"
+    assert run_python(look, path) == "False\n"
+    del held
+    assert run_python(look, path) == "True\n"
+
+
+def test_accounts_follow_from_the_positions(tmp_path: Path) -> None:
+    """Delivered is what was settled and not dropped; refusals stand by themselves; taken-over counts add."""
+    held = create(tmp_path)
+    for _ in range(10):
+        put(held, b"x")
+    held.words[ACKNOWLEDGED] = 7 * ONE | HEADER + 7 * 16
+    held.count(drop_slot("rejected"), 2)
+    for reason in REFUSALS:
+        held.count(refusal_slot(reason))
+    found = held.counters()
+    assert (found[ACCEPTED], found[DELIVERED], held.unsettled()) == (10, 5, 3)
+    held.count(ACCEPTED, 100)
+    held.count(drop_slot("lost"), 40)
+    found = held.counters()
+    assert (found[ACCEPTED], found[DELIVERED]) == (110, 65)
+    assert sum(found) == 110 + 65 + 42 + len(REFUSALS)
+    assert len(found) == SLOTS
+    assert held.map[COUNTERS * 8 : COUNTERS * 8 + 8] == (100).to_bytes(8, sys.byteorder)
