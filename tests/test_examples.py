@@ -87,6 +87,8 @@ def visit_and_buy(url: str) -> None:
 
 
 def _with_a_sale(server: ServerProcess) -> dict[str, dict[str, dict[str, dict[str, object]]]] | None:
-    experiments: dict[str, dict[str, dict[str, dict[str, object]]]] = server.results()["experiments"]
     by_type = server.accounts()["by_type"]
-    return experiments if by_type["goal"] == 2 and by_type["visit"] == 3 else None
+    if (by_type["visit"], by_type["goal"]) != (3, 2):
+        return None
+    experiments: dict[str, dict[str, dict[str, dict[str, object]]]] = server.results()["experiments"]
+    return experiments
