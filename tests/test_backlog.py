@@ -1,0 +1,243 @@
+"""The leader's side of the spool: claim, settle, retire."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hypotest import accounts, backlog
+from hypotest.accounts import ACCEPTED
+from hypotest.accounts import DELIVERED as DELIVERED_SLOT
+from hypotest.backlog import DELIVERED, is_settled, survey
+from hypotest.segment import HEADER, POSITION
+from hypotest.spool import Spool
+from tests.namespace import SPOOL, Namespace, drain, event, payloads, run_python, running_python
+
+if TYPE_CHECKING:
+    from hypotest.segment import Segment
+
+WRITER = SPOOL + 'for n in range(int(sys.argv[2])): spool.append(b"%d" % n)\nprint("done", flush=True)\n'
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Namespace:
+    return Namespace(tmp_path)
+
+
+def own_segment(home: Namespace) -> Segment:
+    (held,) = home.spool.segments.values()
+    return held
+
+
+def killed_writer(home: Namespace, count: int) -> None:
+    with running_python(WRITER, home.state.spool, count):
+        pass
+
+
+def is_locked(path: str) -> bool:
+    """Ask another process whether somebody holds the writer's lock."""
+    look = "import sys; from hypotest import segment; print(segment.open_segment(sys.argv[1]).lock())"
+    return run_python(look, path) == "False\n"
+
+
+def test_claim_changes_nothing(home: Namespace) -> None:
+    """What is claimed and not settled is claimed again, with the same ids, also by the next leader."""
+    for n in range(10):
+        home.spool.append(event(n))
+    leader = home.backlog()
+    leader.scan()
+    first = leader.claim(1000, 1 << 20).events
+    assert payloads(first) == [event(n) for n in range(10)]
+    assert leader.claim(1000, 1 << 20).events == first
+    successor = home.backlog()
+    successor.scan()
+    assert successor.claim(1000, 1 << 20).events == first
+    assert len({event_id for event_id, _ in first}) == 10
+
+
+def test_a_batch_keeps_to_its_limits(home: Namespace) -> None:
+    """A batch has at most so many events, and not much more than so many bytes."""
+    for _ in range(10):
+        home.spool.append(b"x" * 100)
+    leader = home.backlog()
+    leader.scan()
+    assert len(leader.claim(3, 1 << 20).events) == 3
+    assert len(leader.claim(1000, 250).events) == 3
+    assert leader.pending() == 10
+
+
+def test_settled_events_do_not_return(home: Namespace) -> None:
+    """After settling the next claim goes on behind."""
+    for n in range(10):
+        home.spool.append(event(n))
+    leader = home.backlog()
+    leader.scan()
+    batch = leader.claim(4, 1 << 20)
+    assert leader.settle(batch, [DELIVERED] * 4) == 4
+    assert payloads(drain(leader)) == [event(n) for n in range(4, 10)]
+    counters = own_segment(home).counters()
+    assert (counters[ACCEPTED], counters[DELIVERED_SLOT]) == (10, 10)
+
+
+def test_partial_settle(home: Namespace) -> None:
+    """Events are settled up to the first undecided one; the rest is claimed again; the rejected ones are set aside."""
+    for n in range(6):
+        home.spool.append(event(n))
+    leader = home.backlog()
+    leader.scan()
+    batch = leader.claim(1000, 1 << 20)
+    assert leader.settle(batch, [DELIVERED, "rejected", DELIVERED, None, DELIVERED, DELIVERED]) == 3
+    assert payloads(leader.claim(1000, 1 << 20).events) == [event(n) for n in range(3, 6)]
+    assert accounts.dropped(own_segment(home).counters()) == {"rejected": 1}
+    lines = Path(home.state.quarantine, "rejected.jsonl").read_bytes().splitlines()
+    assert lines == [b'{"event_id":"%b","event":%b}' % (batch.events[1][0].encode(), event(1))]
+
+
+def test_fates_go_to_the_right_segments(home: Namespace) -> None:
+    """A batch over several segments settles each by its own part of the fates."""
+    writers = [Spool(home.state.spool, 1 << 30, lambda: 0) for _ in range(3)]
+    for number, writer in enumerate(writers):
+        for n in range(3):
+            writer.append(event(n, writer=number))
+    leader = home.backlog(lambda: {path: held for each in writers for path, held in each.segments.items()})
+    leader.scan()
+    batch = leader.claim(1000, 1 << 20)
+    undecided = [event_id for event_id, payload in batch.events if payload == event(1, writer=1)]
+    fates = [None if event_id in undecided else DELIVERED for event_id, _ in batch.events]
+    assert leader.settle(batch, fates) == 7
+    assert payloads(leader.claim(1000, 1 << 20).events) == [event(1, writer=1), event(2, writer=1)]
+
+
+def test_a_dead_writers_segments_are_drained_and_removed(home: Namespace) -> None:
+    """After SIGKILL every event is delivered, the files go, and the accounts balance."""
+    killed_writer(home, 20_000)
+    found = drain(home.backlog())
+    assert sorted(payloads(found), key=int) == [b"%d" % n for n in range(20_000)]
+    assert os.listdir(home.state.spool) == []
+    totals = home.totals()
+    assert (totals[ACCEPTED], totals[DELIVERED_SLOT], accounts.pending(totals)) == (20_000, 20_000, 0)
+
+
+def test_a_living_writers_segment_is_no_orphan(home: Namespace) -> None:
+    """A leader in another process drains a living writer's segment and leaves it in place."""
+    child = (
+        SPOOL
+        + "spool.append(b'1')\nprint('ready', flush=True)\nsys.stdin.readline()\nspool.append(b'2')\nprint('done')"
+    )
+    with running_python(child, home.state.spool) as writer:
+        leader = home.backlog()
+        assert payloads(drain(leader)) == [b"1"]
+        assert len(os.listdir(home.state.spool)) == 1
+        writer.communicate("go\n")
+        assert payloads(drain(leader)) == [b"2"]
+    assert os.listdir(home.state.spool) == []
+
+
+def test_the_leaders_own_segments_keep_their_lock(home: Namespace) -> None:
+    """Whatever a leader does with the segments of its own process, their lock stays held: none is opened twice."""
+    home.spool.append(b"1")
+    path = own_segment(home).path
+    leader = home.backlog()
+    assert payloads(drain(leader)) == [b"1"]
+    found = survey(home.state, home.spool.segments)
+    assert found.marks == home.spool.own_marks()
+    assert is_settled(path, found.marks[path], home.spool.segments)
+    leader.sync(os.fsync)
+    del leader
+    assert is_locked(path)
+    home.spool.append(b"2")
+    assert payloads(drain(home.backlog())) == [b"2"]
+
+
+def test_new_segments_of_the_leaders_own_process(home: Namespace) -> None:
+    """A leader that scans without pause while its own process opens segment after segment loses none of them."""
+    leader = home.backlog()
+    total, found = 3000, []
+
+    class Busy(Spool):
+        def _finish(self, done: Segment) -> None:
+            super()._finish(done)
+            found.extend(drain(leader))
+
+    home.spool = Busy(home.state.spool, 1 << 30, lambda: 0)
+    for n in range(total):
+        home.spool.append(b"%06d" % n + b"x" * 1000)
+    found += drain(leader)
+    assert sorted(payload[:6] for payload in payloads(found)) == [b"%06d" % n for n in range(total)]
+
+
+def test_a_damaged_frame_hides_nothing(home: Namespace) -> None:
+    """The events behind a damaged one are delivered, and the damaged one is counted."""
+    killed_writer(home, 10)
+    (path,) = Path(home.state.spool).iterdir()
+    raw = bytearray(path.read_bytes())
+    raw[HEADER + 3 * 16 + 8] ^= 0xFF
+    path.write_bytes(raw)
+    assert payloads(drain(home.backlog())) == [b"%d" % n for n in range(10) if n != 3]
+    totals = home.totals()
+    assert (totals[ACCEPTED], totals[DELIVERED_SLOT], accounts.dropped(totals)) == (10, 9, {"corrupt": 1})
+    assert os.listdir(home.state.spool) == []
+
+
+def test_a_damaged_frame_of_a_living_writer(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its writer lives, an unsound frame may just be on its way: it is passed over only after a while."""
+    for n in range(3):
+        home.spool.append(b"%d" % n)
+    held = own_segment(home)
+    held.map[HEADER + 24 : HEADER + 25] = b"?"
+    leader = home.backlog()
+    assert payloads(drain(leader)) == [b"0"]
+    monkeypatch.setattr(backlog, "_UNSOUND_PATIENCE", -1)
+    assert payloads(drain(leader)) == [b"2"]
+
+
+def test_frames_behind_an_old_position(home: Namespace) -> None:
+    """If a power cut kept frames and lost the position, the frames are delivered and counted as accepted."""
+    killed_writer(home, 10)
+    (path,) = Path(home.state.spool).iterdir()
+    with path.open("r+b") as file:
+        file.seek(POSITION * 8)
+        file.write((4 << 40 | HEADER + 4 * 16).to_bytes(8, "little"))
+    assert len(drain(home.backlog())) == 10
+    assert (home.totals()[ACCEPTED], home.totals()[DELIVERED_SLOT]) == (10, 10)
+
+
+@pytest.mark.parametrize("size", [0, 100, HEADER, HEADER + 16 * 5, HEADER + 16 * 5 + 8, 30_000])
+def test_a_truncated_file(home: Namespace, size: int) -> None:
+    """Of a truncated file what is left is delivered; what is missing is counted; nothing crashes, nothing stays."""
+    killed_writer(home, 10)
+    (path,) = Path(home.state.spool).iterdir()
+    os.truncate(path, size)
+    left = min(10, max(0, (size - HEADER) // 16))
+    assert payloads(drain(home.backlog())) == [b"%d" % n for n in range(left)]
+    assert os.listdir(home.state.spool) == []
+    if size >= HEADER:
+        totals = home.totals()
+        assert (totals[ACCEPTED], totals[DELIVERED_SLOT], accounts.pending(totals)) == (10, left, 0)
+    else:
+        assert os.listdir(home.state.quarantine) == [path.name]
+
+
+def test_a_damaged_header_goes_to_quarantine(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is no segment is set aside and does not keep the others; without room there, it is removed."""
+    for name in ("bad-0.seg", "bad-1.seg"):
+        Path(home.state.spool, name).write_bytes(b"garbage" * 100)
+        home.spool.append(b"good")
+        assert payloads(drain(home.backlog())) == [b"good"]
+        monkeypatch.setattr(backlog, "_MAX_QUARANTINE", 0)
+    assert os.listdir(home.state.quarantine) == ["bad-0.seg"]
+    assert os.listdir(home.state.spool) == [f"{own_segment(home).name}.seg"]
+
+
+def test_a_quarantine_that_cannot_be_written(home: Namespace) -> None:
+    """What the server has acknowledged is settled although the rejected event cannot be set aside."""
+    for n in range(3):
+        home.spool.append(event(n))
+    os.rmdir(home.state.quarantine)
+    leader = home.backlog()
+    leader.scan()
+    assert leader.settle(leader.claim(1000, 1 << 20), [DELIVERED, "rejected", DELIVERED]) == 3
+    assert accounts.dropped(own_segment(home).counters()) == {"rejected": 1}

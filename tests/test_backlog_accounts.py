@@ -1,0 +1,238 @@
+"""The leader's side of the spool: crashes between two steps, age, many segments, and what others see meanwhile."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hypotest import accounts, backlog, control
+from hypotest.accounts import ACCEPTED
+from hypotest.accounts import DELIVERED as DELIVERED_SLOT
+from hypotest.backlog import DELIVERED, Backlog, is_settled, survey
+from hypotest.control import LIVED, SPOOL_BYTES
+from hypotest.events import is_older
+from hypotest.segment import FIRST_SEEN
+from hypotest.spool import Spool
+from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, payloads, running_python
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+AGE = 1000.0
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Namespace:
+    return Namespace(tmp_path)
+
+
+def finished_segments(home: Namespace, count: int, each: int = 3) -> None:
+    for _ in range(count):
+        writer = Spool(home.state.spool, 1 << 30, lambda: 0)
+        for n in range(each):
+            writer.append(event(n))
+        writer.close()
+
+
+class Crash(Exception):
+    """Stands for SIGKILL at one point of the leader's work."""
+
+
+def crash_before_unlink(home: Namespace, monkeypatch: pytest.MonkeyPatch, leader: Backlog) -> str:
+    """Let a leader die between fold and unlink, and return the name of the segment it was at."""
+
+    def unlink(path: str) -> None:
+        if path.endswith(".seg"):
+            raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backlog.os, "unlink", unlink)
+        with pytest.raises(Crash):
+            drain(leader)
+    return home.page.accounts()[0]
+
+
+def orders(names: Iterable[str], first: str) -> list[list[str]]:
+    rest = [name for name in names if name != first]
+    return [[first, *rest], [*rest, first]]
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["found first", "found last"])
+def test_a_crash_between_fold_and_unlink(home: Namespace, monkeypatch: pytest.MonkeyPatch, last: bool) -> None:
+    """A leader killed between the two leaves counts that are right whatever its successor finds first."""
+    finished_segments(home, 3)
+    folded = crash_before_unlink(home, monkeypatch, home.backlog())
+    assert folded
+    names = os.listdir(home.state.spool)
+    assert f"{folded}.seg" in names
+    order = orders(names, f"{folded}.seg")[last]
+    scandir = os.scandir
+
+    class Sorted:
+        def __init__(self, path: str) -> None:
+            with scandir(path) as entries:
+                self.entries = sorted(entries, key=lambda entry: order.index(entry.name) if entry.name in order else -1)
+
+        def __enter__(self) -> object:
+            return iter(self.entries)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(backlog.os, "scandir", Sorted)
+    drain(home.backlog())
+    assert os.listdir(home.state.spool) == []
+    totals = home.totals()
+    assert (totals[ACCEPTED], totals[DELIVERED_SLOT], accounts.pending(totals)) == (9, 9, 0)
+
+
+def test_a_crash_before_the_fold(home: Namespace) -> None:
+    """What was settled and not folded yet is folded by the successor, and resent by none."""
+    finished_segments(home, 2)
+    leader = home.backlog()
+    leader.scan()
+    batch = leader.claim(1000, 1 << 20)
+    leader.settle(batch, [DELIVERED] * 6)
+    assert drain(home.backlog()) == []
+    assert home.totals()[DELIVERED_SLOT] == 6
+
+
+def test_a_resend_is_the_same(home: Namespace) -> None:
+    """A leader killed after the server's answer and before settling: its successor resends the very same events."""
+    finished_segments(home, 2)
+    leader = home.backlog()
+    leader.scan()
+    sent = leader.claim(1000, 1 << 20).events
+    assert sorted(drain(home.backlog())) == sorted(sent)
+
+
+@pytest.mark.parametrize(
+    ("written", "lived", "dropped"),
+    [(AGE + 100, AGE, 1), (AGE + 100, AGE - 2, 0), (AGE - 100, AGE, 0)],
+    ids=["both clocks", "a wall clock that jumped", "long seen, new event"],
+)
+def test_expired_by_both_clocks(home: Namespace, written: float, lived: float, dropped: int) -> None:
+    """An event is dropped only if it is too old by its own time and by the time that leaders have lived with it."""
+    now = time.time()
+
+    def leader() -> Backlog:
+        return home.backlog(expired=lambda payload: is_older(payload, now - AGE), max_age=AGE)
+
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S.000000", time.gmtime(now - written))
+    home.spool.append(b'{"time":"%b"}' % stamp.encode())
+    leader().scan()
+    home.page.words[LIVED] += int(lived)
+    home.spool.append(b'{"time":"2999-01-01 00:00:00.000000"}')
+    assert len(drain(leader())) == 2 - dropped
+    (held,) = home.spool.segments.values()
+    counters = held.counters()
+    assert accounts.dropped(counters) == ({"age": 1} if dropped else {})
+    assert (counters[ACCEPTED], accounts.pending(counters)) == (2, 0)
+
+
+def test_first_seen_is_set_once(home: Namespace) -> None:
+    """A new leader does not make a segment young again."""
+    home.spool.append(b"x")
+    home.page.words[LIVED] = 100
+    home.backlog().scan()
+    home.page.words[LIVED] = 200
+    home.backlog().scan()
+    (held,) = home.spool.segments.values()
+    assert held.words[FIRST_SEEN] == 101
+
+
+def test_more_segments_than_the_leader_opens(home: Namespace) -> None:
+    """More writers than the leader keeps open at once are drained all the same, in turn."""
+    writers = [Spool(home.state.spool, 1 << 30, lambda: 0) for _ in range(300)]
+    for number, writer in enumerate(writers):
+        writer.append(event(number))
+        writer.close()
+    leader = home.backlog()
+    found: list[tuple[str, bytes]] = []
+    for _ in range(3):
+        found += drain(leader)
+    assert sorted(payloads(found)) == sorted(event(number) for number in range(300))
+    assert os.listdir(home.state.spool) == []
+    assert home.totals()[ACCEPTED] == 300
+
+
+def test_idle_writers_do_not_keep_others_out(home: Namespace) -> None:
+    """Segments of living writers with nothing to send give their place to those with something."""
+    child = """
+keep = [Spool(sys.argv[1], 1 << 30, lambda: 0) for _ in range(280)]
+for start in (0, 280):
+    for n, each in enumerate(keep, start):
+        each.append(b"%d" % n)
+    print("done", flush=True)
+    sys.stdin.readline()
+"""
+    with running_python(SPOOL + child, home.state.spool) as writer:
+        leader = home.backlog()
+        found = payloads(drain(leader)) + payloads(drain(leader))
+        assert sorted(map(int, found)) == list(range(280))
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+        writer.stdout.readline()
+        found = [each for _ in range(3) for each in payloads(drain(leader))]
+        assert sorted(map(int, found)) == list(range(280, 560))
+        assert len(os.listdir(home.state.spool)) == 280
+
+
+def test_old_drafts_are_swept(home: Namespace) -> None:
+    """A draft that a killed writer left is removed when it is old; a fresh one may be at work."""
+    for name, age in ((".old", 100), (".new", 10)):
+        path = Path(home.state.spool, name)
+        path.write_bytes(b"draft")
+        os.utime(path, (time.time() - age,) * 2)
+    home.backlog().scan()
+    assert os.listdir(home.state.spool) == [".new"]
+
+
+def test_the_scan_publishes_the_size(home: Namespace) -> None:
+    """Writers learn from the control page what the spool holds."""
+    home.spool.append(b"x")
+    home.backlog().scan()
+    assert home.page.words[SPOOL_BYTES] == 64 << 10
+
+
+def test_a_survey_sees_what_the_leader_sees(home: Namespace) -> None:
+    """Any process can count the spool, its own segments and others', without changing or holding anything."""
+    home.spool.append(b"x")
+    with running_python(SPOOL + "spool.append(b'y'); print('ready', flush=True); sys.stdin.read()", home.state.spool):
+        found = survey(home.state, home.spool.segments)
+        assert (found.counters[ACCEPTED], found.size, len(found.marks)) == (2, 128 << 10, 2)
+        drain(home.backlog())
+        again = survey(home.state, home.spool.segments)
+        assert (again.counters[ACCEPTED], again.counters[DELIVERED_SLOT]) == (2, 2)
+        assert all(is_settled(path, mark, home.spool.segments) for path, mark in found.marks.items())
+    (held,) = home.spool.segments.values()
+    assert survey(home.state, home.spool.segments, without=held.name).counters[ACCEPTED] == 1
+
+
+def test_is_settled(home: Namespace) -> None:
+    """A mark is settled when the leader has settled so many frames, or the segment is gone."""
+    home.spool.append(b"1")
+    ((path, mark),) = home.spool.own_marks().items()
+    assert not is_settled(path, mark, home.spool.segments)
+    leader = home.backlog()
+    drain(leader)
+    home.spool.append(b"2")
+    assert is_settled(path, mark, home.spool.segments)
+    ((path, mark),) = home.spool.own_marks().items()
+    assert not is_settled(path, mark, home.spool.segments)
+    home.spool.close()
+    assert not is_settled(path, mark, NOTHING)
+    drain(leader)
+    assert is_settled(path, mark, NOTHING)
+
+
+def test_the_lost_page_loses_counts_only(home: Namespace) -> None:
+    """Without its control page a leader goes on delivering; only the totals begin anew."""
+    home.spool.append(b"1")
+    os.unlink(f"{home.state.path}/control")
+    home.page = control.open_control(home.state.path)
+    assert payloads(drain(home.backlog())) == [b"1"]
