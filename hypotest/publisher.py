@@ -23,6 +23,7 @@ class Publisher:
     def __init__(self, directory: str, page: ControlPage) -> None:
         self._directory = directory
         self._page = page
+        self._verified = 0
 
     def publish(self, records: Mapping[str, bytes]) -> int:
         """Publishes the settings if they differ from those in force.
@@ -42,7 +43,7 @@ class Publisher:
             digest.update(b"%d %d %b%b" % (len(name), len(named[name]), name, named[name]))
         current = self._page.words[GENERATION]
         with contextlib.suppress(OSError):
-            if current and Snapshot(snapshot_path(self._directory, current)).digest == digest.digest():
+            if current and self._holds(current, records, digest.digest()):
                 return 0
         generation = max([current, *generations(self._directory)]) + 1
         self._write(snapshot_path(self._directory, generation), _encode(named, generation, digest.digest()))
@@ -51,6 +52,17 @@ class Publisher:
             with contextlib.suppress(OSError):
                 os.unlink(snapshot_path(self._directory, old))
         return generation
+
+    def _holds(self, generation: int, records: Mapping[str, bytes], digest: bytes) -> bool:
+        """Whether the file of `generation` has these records; read in full the first time, for damage."""
+        held = Snapshot(snapshot_path(self._directory, generation))
+        if held.digest != digest:
+            return False
+        if self._verified != generation:
+            if any(held.get(name) != data for name, data in records.items()):
+                return False
+            self._verified = generation
+        return True
 
     def _write(self, path: str, data: bytes) -> None:
         draft = f"{self._directory}/.settings-draft"
