@@ -92,7 +92,8 @@ class Encoder:
         tags: Mapping[str, object] | None,
     ) -> bytes:
         """An event of wire.md's type `match_user_visitor`."""
-        said = b',"context":%b' % _json(context) if context else b""
+        given = context is not None and not (isinstance(context, str) and not context)
+        said = b',"context":%b' % _json(context) if given else b""
         return b'{"time":"%b","event_type":"match_user_visitor"%b,"user_id":%b,"visitor_id":%b%b' % (
             self._now(),
             said,
@@ -187,6 +188,8 @@ def _fit(value: object, depth: int, nodes: list[int]) -> object:  # noqa: PLR091
         return int(value) if -_INT64 <= value < 2 * _INT64 else _text(int(value))
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else _text(float(value))
+    if isinstance(value, str):
+        return _text(value)
     if nodes[0] < 0 or depth == 0:
         return "..."
     if isinstance(value, Mapping):
