@@ -8,11 +8,13 @@ True
 
 from hypotest.api import config, experiment, flush, kpi_event, match_user_visitor, status, wait_until_ready
 from hypotest.config import VERSION
+from hypotest.health import Status
 from hypotest.variant import Variant
 
 __version__ = VERSION
 
 __all__ = [
+    "Status",
     "Variant",
     "__version__",
     "config",

@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from hypotest import assignment, lazy, log, runtime
+from hypotest import assignment, log, runtime
 from hypotest.assignment import Decision
 from hypotest.config import parse
 from hypotest.errors import ConfigError
+from hypotest.health import Status, gather
 from hypotest.variant import CONTROL_VARIANT, Variant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-    from hypotest.health import Status
 
     Tags = Mapping[str, Any]
 _POLL = 0.02
@@ -55,20 +54,22 @@ def config(
         "connect_to_server": connect_to_server,
         **further,
     }
-    parsed = {}
+    parsed, refused = {}, []
     for name, value in given.items():
         if value is None:
             continue
         try:
             parsed[name] = parse(name, value)
         except ConfigError as error:
-            log.limited(log.WARNING, f"config:{name[:40]}", "config() ignores a value: %s", error)
+            refused.append((name, str(error)))
         except Exception as error:  # noqa: BLE001 - a __float__ or __repr__ of the application
-            log.limited(log.WARNING, f"config:{name[:40]}", "config() ignores %s: %s", name, type(error).__name__)
+            refused.append((name, f"{name}: {type(error).__name__}"))
     try:
         runtime.configure(parsed)
     except Exception as error:  # noqa: BLE001 - the outermost guard
         _report("config", error)
+    for name, why in refused:
+        log.limited(log.WARNING, f"config:{name[:40]}", "config() ignores a value: %s", why)
 
 
 def experiment(
@@ -111,7 +112,7 @@ def experiment(
             decision = assignment.decide(found, user, visitor, tags, override)
         else:
             decision = _undefined(now, user, visitor)
-        if decision.error is not None:
+        if decision.error is not None and not now.trouble:
             _explain(experiment_name, decision.error)
         if report_event and decision.reported:
             now.keep(now.encoder.visit(experiment_name, decision, user, visitor, tags))
@@ -244,13 +245,11 @@ def status() -> Status:
     Returns:
         A frozen record; its fields are documented in `Status`.
     """
-    health = lazy.load("hypotest.health")
     try:
-        found: Status = health.gather(runtime.current())
+        return gather(runtime.current())
     except Exception as error:  # noqa: BLE001 - the outermost guard
         _report("status", error)
-        found = health.Status(last_error=f"status: {type(error).__name__}")
-    return found
+        return Status(last_error=f"status: {type(error).__name__}")
 
 
 def _id(value: object) -> str | None:

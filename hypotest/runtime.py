@@ -277,6 +277,7 @@ def _abandon(inherited: _Process) -> None:
 def configure(values: Mapping[str, Any]) -> None:
     """Puts parsed values in force from the next call on. Touches no disk and starts nothing."""
     _overrides.update(values)
+    log.configure(resolve(_overrides, os.environ)[0].log_level)
     runtime = _here.built.get(_CURRENT)
     if runtime is not None and _here.guard.alive:
         retire(runtime)

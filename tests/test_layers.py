@@ -125,6 +125,7 @@ def test_threads_hooks_and_exits_live_in_runtime() -> None:
 def test_the_public_names() -> None:
     """What the package exports is what the README documents, no more."""
     assert sorted(hypotest.__all__) == [
+        "Status",
         "Variant",
         "__version__",
         "config",
