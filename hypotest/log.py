@@ -24,7 +24,9 @@ class _Stdout:
             sys.stdout.write(text)
 
     def flush(self) -> None:
-        sys.stdout.flush()
+        flush = getattr(sys.stdout, "flush", None)  # None in a process that was started without a stdout
+        if flush is not None:
+            flush()
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable at run time before 3.11
