@@ -1,0 +1,95 @@
+"""A small real HTTP server on loopback that answers as a test says, and remembers what it was asked."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    Answer = Callable[["Exchange"], None]
+
+
+class Asked(NamedTuple):
+    """A request as it arrived; `body` is unpacked."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Exchange(BaseHTTPRequestHandler):
+    """One request and its answer."""
+
+    protocol_version = "HTTP/1.1"
+    server: HttpHost
+    asked: Asked
+
+    def _exchange(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        self.asked = Asked(self.command, self.path, dict(self.headers), body)
+        self.server.asked.append(self.asked)
+        try:
+            self.server.answer(self)
+        except OSError:  # the client has had enough, as it should
+            self.close_connection = True
+
+    do_GET = do_POST = _exchange  # noqa: N815 - its names in http.server
+
+    def reply(self, status: int = 200, body: bytes = b"{}", **headers: Any) -> None:
+        """Answer; names of headers with _ for -."""
+        self.send_response(status)
+        for name, value in {"Content_Length": len(body), **headers}.items():
+            if value is not None:
+                self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def hang_up(self) -> None:
+        """Close the connection after this."""
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class HttpHost(ThreadingHTTPServer):
+    """The server as a context manager.
+
+    Attributes:
+        asked: the requests so far.
+        answer: what answers the next ones.
+        ending: set when the test is over, for answers that wait.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, answer: Answer | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), Exchange)
+        self.asked: list[Asked] = []
+        self.answer: Answer = answer or (lambda exchange: exchange.reply())
+        self.ending = threading.Event()
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> HttpHost:  # noqa: PYI034 - Self needs Python 3.11
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.ending.set()
+        self.shutdown()
+        self._thread.join()
+        self.server_close()

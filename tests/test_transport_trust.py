@@ -1,0 +1,178 @@
+"""HTTP: time, trust and the token."""
+
+from __future__ import annotations
+
+import email.utils
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hypotest.config import Config
+from hypotest.errors import TransportError
+from hypotest.transport import HttpTransport
+from tests.http_host import Exchange, HttpHost
+from tests.test_transport import TOKEN, _no_proxy, client, fails, host
+
+__all__ = ["_no_proxy", "client", "host"]
+
+
+def brief(url: str, **more: object) -> HttpTransport:
+    return HttpTransport(Config(token=TOKEN, server_url=url, connection_timeout=0.05, **more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_slow_drip(host: HttpHost, chunked: bool) -> None:
+    """A server that sends a byte now and then cannot hold the leader for ever."""
+
+    def drip(exchange: Exchange) -> None:
+        length = {"Transfer_Encoding": "chunked", "Content_Length": None} if chunked else {"Content_Length": 1 << 19}
+        exchange.reply(body=b"", **length)
+        while not host.ending.wait(0.02):
+            exchange.wfile.write(b"1\r\n \r\n" if chunked else b" ")
+
+    host.answer = drip
+    assert "drips" in str(fails(brief(host.url)))
+    assert "drips" in str(fails(brief(host.url), send=False))
+
+
+def test_no_answer_at_all(host: HttpHost) -> None:
+    """A server that accepts and says nothing is given up after the timeout."""
+    host.answer = lambda _: host.ending.wait()  # type: ignore[assignment,return-value]
+    assert "no answer" in str(fails(brief(host.url)))
+
+
+def test_nobody_there() -> None:
+    """A refused connection, a name that does not resolve, and a server that hangs up are each one short line."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    assert "refused" in str(fails(brief(f"http://127.0.0.1:{port}")))
+    fails(brief("https://no-such-host.invalid"))
+    with HttpHost(lambda exchange: exchange.hang_up()) as rude:
+        fails(brief(rude.url))
+
+
+def test_no_tls_there(host: HttpHost) -> None:
+    """A server that does not speak TLS is no server."""
+    fails(brief(host.url.replace("http:", "https:")))
+
+
+@pytest.mark.parametrize(
+    ("header", "low", "high"),
+    [
+        ("7", 7, 7),
+        ("0", 0, 0),
+        ("999999", 3600, 3600),
+        (email.utils.formatdate(time.time() + 1000, usegmt=True), 900, 1001),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+    ],
+)
+def test_retry_after(host: HttpHost, client: HttpTransport, header: str, low: float, high: float) -> None:
+    """Both forms of Retry-After are understood, up to an hour."""
+    host.answer = lambda exchange: exchange.reply(503, Retry_After=header)
+    found = fails(client).retry_after
+    assert found is not None
+    assert low <= found <= high
+
+
+@pytest.mark.parametrize("header", ["soon", "-1", "1.5e3", "\xb2", "nan", "", "Wed, 99 Foo", "9" * 400])
+def test_a_bad_retry_after_is_none(host: HttpHost, client: HttpTransport, header: str) -> None:
+    """What is neither a number of seconds nor a date says nothing, or at most an hour."""
+    host.answer = lambda exchange: exchange.reply(429, Retry_After=header)
+    assert fails(client).retry_after in (None, 3600.0)
+
+
+def test_gzip_only_when_advertised(host: HttpHost, client: HttpTransport) -> None:
+    """Bodies are packed once an answer said that the server takes gzip, and no more when one does not."""
+    body = b'{"events":[' + b" " * 5000 + b"]}"
+    answers = ((None, False), ("gzip", False), ("x, GZIP;q=0.5", True), ("gzip;q=0", True), (None, False))
+    for advertised, packed in answers:  # an answer counts for the next request
+        host.answer = lambda exchange, said=advertised: exchange.reply(Accept_Encoding=said)
+        client.send_events(body, "k")
+        asked = host.asked[-1]
+        assert ("Content-Encoding" in asked.headers) is packed
+        assert asked.body == body
+    host.answer = lambda exchange: exchange.reply(Accept_Encoding="gzip")
+    for _ in range(2):
+        client.send_events(b"{}", "small")
+        assert "Content-Encoding" not in host.asked[-1].headers
+
+
+def test_netrc_does_not_replace_the_token(host: HttpHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry of ~/.netrc for the same host is not used."""
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\ndefault login x password y\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(netrc))
+    for allow in (False, True):
+        HttpTransport(Config(token=TOKEN, server_url=host.url, allow_http=allow)).send_events(b"{}", "k")
+        assert host.asked[-1].headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://192.0.2.1", "http://localhost.example", "http://127.0.0.1.example", "http://127.1", "http://0.0.0.0"],
+)
+def test_no_plain_http_to_others(url: str) -> None:
+    """Without TLS the token goes to loopback only."""
+    assert "allow_http" in str(fails(brief(url)))
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
+def test_plain_http_to_loopback(host: HttpHost, name: str) -> None:
+    """To loopback, by name or address, it may."""
+    brief(host.url.replace("127.0.0.1", name)).send_events(b"{}", "k")
+    assert len(host.asked) == 1
+
+
+def test_plain_http_where_it_is_allowed() -> None:
+    """The user may say so explicitly: then it is tried."""
+    assert "allow_http" not in str(fails(brief("http://no-such-host.invalid", allow_http=True)))
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpHost]:
+    with HttpHost() as running:
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, running.url.replace("://", "://user:passw0rd@"))
+        yield running
+
+
+def test_loopback_does_not_go_through_a_proxy(host: HttpHost, proxy: HttpHost) -> None:
+    """Plain HTTP to loopback goes there, not with its token over the network to a proxy."""
+    brief(host.url).send_events(b"{}", "k")
+    assert (len(host.asked), proxy.asked) == (1, [])
+
+
+def test_a_proxy_of_the_environment_is_used(proxy: HttpHost) -> None:
+    """Other hosts are reached through the proxy, whose password is in no message."""
+    brief("http://hypotest.example", allow_http=True).send_events(b"{}", "k")
+    assert proxy.asked[0].path == "http://hypotest.example/v1/events"
+    proxy.answer = lambda exchange: exchange.hang_up()
+    for url in ("https://hypotest.example", "http://hypotest.example"):
+        assert "passw0rd" not in str(fails(brief(url, allow_http=True)))
+
+
+def test_a_server_that_quotes_the_token(host: HttpHost, client: HttpTransport) -> None:
+    """What the server says goes to log and disk: the token is taken out of it."""
+    for place in (0, 150, 195):
+        host.answer = lambda exchange, place=place: exchange.reply(401, b"x" * place + TOKEN.encode() + b" is unknown")
+        with pytest.raises(TransportError) as caught:
+            client.send_events(b"{}", "k")
+        assert "top-" not in str(caught.value)
+
+
+def test_a_status_line_of_any_kind(host: HttpHost, client: HttpTransport) -> None:
+    """A long or odd status line does not make a long or odd message."""
+
+    def odd(exchange: Exchange) -> None:
+        exchange.wfile.write(b"HTTP/1.1 500 " + b"\x1b[31m\xff" * 2000 + b"\r\nContent-Length: 0\r\n\r\n")
+
+    host.answer = odd
+    fails(client)
+    host.answer = lambda exchange: exchange.wfile.write(b"garbage\r\n\r\n") and exchange.hang_up()
+    fails(client)
