@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Callable, Iterable
 
 from hypotest import log
 from hypotest.backlog import DELIVERED, Backlog, Batch, Fate
@@ -11,6 +13,9 @@ from hypotest.transport import Transport
 
 MAX_EVENTS = 1000
 MAX_BYTES = 512 << 10
+_PROBES = 32
+
+_Event = tuple[str, bytes]
 
 
 class Sender:
@@ -39,38 +44,82 @@ class Sender:
         return self._backlog.settle(batch, [DELIVERED] * len(batch.events))
 
     def _settle_parts(self, batch: Batch, refusal: TransportError) -> int:
-        """Bisects a refused batch: what is refused alone, while another part was acknowledged, is poison."""
-        fates: list[Fate] = [None] * len(batch.events)
-        refused_alone: list[int] = []
-        spans = _halves(0, len(fates))
+        """Finds what of a refused batch passes. What is refused alone, while another part passes, is poison."""
+        parts = _Parts(batch.events, self._send)
         try:
-            while spans:
-                low, high = spans.pop()
-                try:
-                    self._send(batch.events[low:high])
-                    fates[low:high] = [DELIVERED] * (high - low)
-                except (PayloadTooLarge, PayloadRejected):
-                    if high - low == 1:
-                        refused_alone.append(low)
-                    spans += _halves(low, high)
+            parts.bisect()
         except TransportError as error:
             refusal = error
-        if DELIVERED not in fates:
+        if DELIVERED not in parts.fates:
             # A server, or a proxy before it, that refuses everything: the fault is not the events'.
             raise refusal
-        for index in refused_alone:
-            fates[index] = "rejected"
-        log.limited(
-            log.ERROR, "rejected", "%d events refused for good are in quarantine/: %s", len(refused_alone), refusal
-        )
-        return self._backlog.settle(batch, fates)
+        poison = parts.refused_alone
+        for index in poison:
+            parts.fates[index] = "rejected"
+        if poison:
+            log.limited(
+                log.ERROR, "rejected", "%d events refused for good are in quarantine/: %s", len(poison), refusal
+            )
+        return self._backlog.settle(batch, parts.fates)
 
-    def _send(self, events: list[tuple[str, bytes]]) -> None:
+    def _send(self, events: list[_Event]) -> None:
         ids = [event_id for event_id, _ in events]
         body = b'{"events":[%b]}' % b",".join(
             [b'{"event_id":"%b",%b' % (event_id.encode(), payload[1:]) for event_id, payload in events]
         )
         self._transport.send_events(body, hashlib.sha256("\n".join(ids).encode()).hexdigest())
+
+
+class _Parts:
+    """A refused batch, sent again in parts.
+
+    Attributes:
+        fates: DELIVERED or None for each event.
+        refused_alone: the events that were refused in a request of their own.
+    """
+
+    def __init__(self, events: list[_Event], send: Callable[[list[_Event]], None]) -> None:
+        self._events = events
+        self._send = send
+        self.fates: list[Fate] = [None] * len(events)
+        self.refused_alone: set[int] = set()
+
+    def bisect(self) -> None:
+        """Halves what is refused until single events are left.
+
+        Raises:
+            TransportError: the server does not answer, or seems to refuse everything.
+        """
+        spans = _halves(0, len(self._events))
+        while spans:
+            low, high = spans.pop()
+            refusal = self._refusal(range(low, high))
+            if refusal is None:
+                continue
+            spans += _halves(low, high)
+            if high - low == 1 and DELIVERED not in self.fates and not self._any_passes():
+                raise refusal
+
+    def _any_passes(self) -> bool:
+        # To bisect 1000 events that are all refused would take 2000 requests at each attempt. Drawn at random, so that
+        # a few good ones are found in one of the next attempts.
+        drawn = random.sample(range(len(self._events)), min(_PROBES, len(self._events)))
+        return any(self._refusal([index]) is None for index in drawn if index not in self.refused_alone)
+
+    def _refusal(self, indices: Iterable[int]) -> TransportError | None:
+        """Sends what is undecided of these events; returns the refusal, if any."""
+        open_ones = [index for index in indices if self.fates[index] is None and index not in self.refused_alone]
+        if not open_ones:
+            return None
+        try:
+            self._send([self._events[index] for index in open_ones])
+        except (PayloadTooLarge, PayloadRejected) as refusal:
+            if len(open_ones) == 1:
+                self.refused_alone.add(open_ones[0])
+            return refusal
+        for index in open_ones:
+            self.fates[index] = DELIVERED
+        return None
 
 
 def _halves(low: int, high: int) -> list[tuple[int, int]]:
