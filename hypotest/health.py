@@ -96,7 +96,6 @@ def gather(runtime: Runtime) -> Status:
         )
     words = page.words
     counters, size = _accounts(runtime)
-    said = page.text(control.LEADER_CONFIG)
     confirmed = words[control.SETTINGS_TIME]
     return Status(
         connected=True,
@@ -117,8 +116,15 @@ def gather(runtime: Runtime) -> Status:
         polls=words[control.POLLS],
         sends=words[control.SENDS],
         last_error=page.text(control.LAST_ERROR),
-        leader_config=orjson.loads(said) if said else {},
+        leader_config=_leader_config(page.text(control.LEADER_CONFIG)),
     )
+
+
+def _leader_config(said: str) -> dict[str, Any]:
+    try:
+        return dict(orjson.loads(said)) if said else {}
+    except (ValueError, TypeError):  # cut to its area: a server URL may be of any length
+        return {}
 
 
 def _accounts(runtime: Runtime) -> tuple[list[int], int]:
