@@ -84,10 +84,14 @@ class Backlog:
         self._expired = expired
         self._max_age = max_age
         self._sources: dict[str, _Source] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Ends this view of the spool: a batch under way is not settled any more, and the next leader resends it."""
+        self._closed = True
 
     def scan(self) -> None:
-        """Looks for new segments, retires finished ones, publishes what the spool holds."""
-        total = 0
+        """Looks for new segments and retires finished ones."""
         own = self._own()
         self._finish_retirement()
         with os.scandir(self._state.spool) as entries:
@@ -97,14 +101,12 @@ class Backlog:
                     if entry.name.startswith("."):
                         self._sweep_draft(entry.path, found)
                     elif entry.name.endswith(segment.SUFFIX):
-                        total += found.st_size
                         self._admit(entry.path, own)
         for path, source in list(self._sources.items()):
             if not os.fstat(source.segment.fd).st_nlink:
                 del self._sources[path]  # deleted by somebody else: a living writer gives it up and counts it as lost
             elif source.is_orphan() and not self._next_offset(source):
                 self._retire(path, source)
-        self._control.words[SPOOL_BYTES_WORD] = total
 
     def _finish_retirement(self) -> None:
         # A leader may have died between a fold and its unlink. First of all: a fold of another segment would make
@@ -215,7 +217,7 @@ class Backlog:
             How many were settled.
         """
         settled = at = 0
-        for source, marks in batch.parts:
+        for source, marks in batch.parts if not self._closed else ():
             part = fates[at : at + len(marks)]
             events = batch.events[at : at + len(marks)]
             at += len(marks)
@@ -224,7 +226,7 @@ class Backlog:
                 if fate:
                     self._quarantine(event_id, payload, fate)
                     source.segment.count(accounts.drop_slot(fate))
-            if decided:
+            if decided and source.segment.words[ACKNOWLEDGED] < marks[decided - 1]:
                 source.segment.words[ACKNOWLEDGED] = marks[decided - 1]
             settled += decided
         return settled
@@ -240,6 +242,16 @@ class Backlog:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         del self._sources[path]
+
+    def expire(self) -> None:
+        """Drops, by count, what is over age and would be sent next; sends nothing."""
+        self.scan()
+        for source in list(self._sources.values()):
+            self._take(source, Batch(), 1, 1)
+
+    def publish_size(self) -> None:
+        """Tells all writers what the spool holds."""
+        self._control.words[SPOOL_BYTES_WORD] = directory_size(self._state.spool)
 
     def pending(self) -> int:
         """Events that are accepted and not settled, as far as segments are open."""
@@ -273,6 +285,13 @@ class Backlog:
     def _quarantine_has_room(self) -> bool:
         with os.scandir(self._state.quarantine) as entries:
             return sum(entry.stat().st_size for entry in entries) < _MAX_QUARANTINE
+
+
+def directory_size(path: str) -> int:
+    """The bytes of the files in a directory; 0 if it is gone."""
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    return 0
 
 
 class Survey(NamedTuple):

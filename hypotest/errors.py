@@ -41,7 +41,7 @@ class EventRefused(HypotestError):
     """An event cannot be kept.
 
     Attributes:
-        reason: one of `hypotest.spool.REFUSALS`, the word under which it is counted.
+        reason: one of `hypotest.accounts.REFUSALS`, the word under which it is counted.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:

@@ -33,6 +33,7 @@ class Status:
         refusing: why every event is refused ("no_token", "disk"); "" if none is.
         leader_pid: as the leader wrote it, in its own pid namespace; 0 if none has signed on.
         is_leader: whether this process leads.
+        silence: seconds since this process saw the leader's heartbeat move; over a second, it is stuck or dead.
         leaders: how many leaders there have been.
         generation: of the settings this process reads; 0 before any.
         settings_age: seconds since the server last confirmed the settings; None before any.
@@ -52,6 +53,7 @@ class Status:
     refusing: str = ""
     leader_pid: int = 0
     is_leader: bool = False
+    silence: float | None = None
     leaders: int = 0
     generation: int = 0
     settings_age: float | None = None
@@ -104,6 +106,7 @@ def gather(runtime: Runtime) -> Status:
         state_dir=state.path,
         leader_pid=words[control.LEADER_PID],
         is_leader=runtime.campaign is not None and runtime.campaign.leading,
+        silence=runtime.campaign.silence() if runtime.campaign is not None else None,
         leaders=words[control.EPOCH],
         generation=reader.generation,
         settings_age=max(0.0, time.time() - confirmed) if confirmed else None,

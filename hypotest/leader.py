@@ -1,4 +1,4 @@
-"""The leader: its lock, and the campaign by which every process follows or becomes it.
+"""The campaign by which every process follows the leader or becomes it.
 
 A follower watches the heartbeat in the control page with its own monotonic clock. When it stands still, or the leader
 signed off, the follower tries the lock, which alone decides; only then does it load what a leader needs. Nothing here
@@ -7,16 +7,14 @@ starts a thread: `runtime.py` passes that in.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import os
 import threading
 import time
 from collections.abc import Callable
 
-from hypotest import lazy, log, platform
+from hypotest import lazy, log
 from hypotest.control import HEARTBEAT, LEADER_PID
+from hypotest.lock import LeaderLock
 from hypotest.post import Post
 
 TYPE_CHECKING = False
@@ -27,65 +25,6 @@ TICK = 0.1
 STALE = 0.35
 _STUCK_AFTER = 5.0
 _LOCK_BACKOFF = 1.0
-_HELD_ELSEWHERE = (errno.EACCES, errno.EAGAIN)
-
-
-class LeaderLock:
-    """The lock on `leader.lock`: flock, as filelock's `FileLock` takes it, which contends with it.
-
-    Rejected: filelock itself. Imported by a thread while another one forks, its fork hooks run by halves: 6 of 20
-    starts of a threaded host printed its traceback, 2 of 22 stalled the host's fork for 5 s, until our hook gave up.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._fd = -1
-        self._identity = (0, 0)
-
-    def acquire(self) -> bool:
-        """Takes the lock if it is free.
-
-        Raises:
-            OSError: the file cannot be opened or locked.
-        """
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | platform.O_SAFE, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(fd)
-            if error.errno in _HELD_ELSEWHERE:
-                return False
-            raise
-        self._identity, self._fd = _identity(os.fstat(fd)), fd
-        if not self.held():
-            self.release()
-        return self._fd >= 0
-
-    def held(self) -> bool:
-        """Whether the lock is held, and on the file its path names: an unlinked file permits a second leader."""
-        with contextlib.suppress(OSError):
-            return self._fd >= 0 and _identity(os.stat(self.path)) == _identity(os.fstat(self._fd)) == self._identity
-        return False
-
-    def release(self) -> None:
-        """Gives the lock back. The file stays: to unlink it would permit a second leader."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def abandon(self) -> None:
-        """In a child: closes the inherited descriptor, which would keep the lock alive after the parent's death.
-
-        To unlock it would take the lock from the parent. Checked first: the child may have reused the number.
-        """
-        fd, self._fd = self._fd, -1
-        with contextlib.suppress(OSError):
-            if fd >= 0 and _identity(os.fstat(fd)) == self._identity:
-                os.close(fd)
-
-
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
 
 
 def _lives(pid: int) -> bool:
@@ -125,6 +64,10 @@ class Campaign:
     def leading(self) -> bool:
         """Whether this process leads."""
         return self._leadership is not None
+
+    def silence(self) -> float:
+        """Seconds since this process last saw the leader's heartbeat move; 0 for the leader itself."""
+        return 0.0 if self.leading else time.monotonic() - self._beat_at
 
     def run(self) -> None:
         """Loops until `stop`."""

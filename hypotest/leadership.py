@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import orjson
 
-from hypotest import accounts, control, log, platform
-from hypotest.backlog import Backlog, survey
+from hypotest import control, log, neighbours, platform
+from hypotest.backlog import Backlog
 from hypotest.config import Config
 from hypotest.control import HEARTBEAT, KICK, LAST_ERROR, LEADER_CONFIG, LEADER_PID, LIVED
 from hypotest.errors import TransportError, Unauthorized
@@ -21,7 +21,6 @@ from hypotest.poller import Poller
 from hypotest.post import Post
 from hypotest.publisher import Publisher
 from hypotest.sender import Sender
-from hypotest.statedir import StateDir
 from hypotest.transport import HttpTransport
 
 _RESCAN = 1.0
@@ -42,11 +41,11 @@ class Loop:
     def __init__(self, work: Callable[[], float]) -> None:
         self._work = work
         self._wake = threading.Event()
-        self._stopped = False
+        self.stopped = False
 
     def run(self) -> None:
         """Loops until `stop`."""
-        while not self._stopped:
+        while not self.stopped:
             try:
                 delay = self._work()
             except Exception as error:  # noqa: BLE001 - a loop that dies would freeze settings or delivery silently
@@ -61,7 +60,7 @@ class Loop:
 
     def stop(self) -> None:
         """Ends the loop after the call that is under way."""
-        self._stopped = True
+        self.stopped = True
         self._wake.set()
 
 
@@ -86,7 +85,8 @@ class Leadership:
         self._last_attempt = self._not_before = 0.0
         self._trouble_since: float | None = None
         now = time.monotonic()
-        self._lived_from = self._neighbours_at = now
+        self._lived_from = self._neighbours_from = now
+        self._neighbours_due = now
         self._loops = (Loop(self._poll), Loop(self._send))
         page.words[control.EPOCH] += 1
         page.words[LEADER_PID] = os.getpid()
@@ -111,9 +111,11 @@ class Leadership:
         self._post.page.words[LIVED] += min(passed, 5)  # a suspended machine has not lived
         with contextlib.suppress(OSError, ValueError):
             self._backlog.sync(platform.sync_data)
-        if now >= self._neighbours_at:
-            self._neighbours_at = now + _NEIGHBOURS_EVERY
-            report_neighbours(self._post.state)
+        self._backlog.publish_size()
+        if now >= self._neighbours_due:
+            lived, self._neighbours_from = int(now - self._neighbours_from), now
+            self._neighbours_due = now + _NEIGHBOURS_EVERY
+            neighbours.visit(self._post.state, self._post.config.max_event_age, lived)
 
     def wake_sender(self) -> None:
         """Sends now, unless the server asked for patience or was tried a moment ago."""
@@ -123,7 +125,8 @@ class Leadership:
             self._loops[1].wake()
 
     def end(self) -> None:
-        """Stops the loops after what is under way."""
+        """Stops the loops after what is under way, which changes nothing on disk any more."""
+        self._backlog.close()
         for loop in self._loops:
             loop.stop()
 
@@ -142,7 +145,7 @@ class Leadership:
         self._last_attempt = time.monotonic()
         self._backlog.scan()
         try:
-            while self._sender.drain_once():
+            while self._sender.drain_once() and not self._loops[1].stopped:
                 self._send_failures = 0
                 self._post.page.words[control.SENDS] += 1
                 if time.monotonic() - self._last_attempt > _RESCAN:
@@ -185,26 +188,3 @@ def _public(config: Config) -> dict[str, object]:
     """The leader's configuration that concerns the whole host, for `status`."""
     names = ("pull_interval", "pull_jitter", "send_interval", "connection_timeout", "max_spool_bytes", "max_event_age")
     return {"server_url": config.server_url, **{name: getattr(config, name) for name in names}}
-
-
-def report_neighbours(state: StateDir) -> int:
-    """Says in the log what lies in the namespaces of other tokens and servers; delivers nothing of theirs.
-
-    Returns:
-        The number of events that wait there.
-    """
-    waiting = 0
-    for other in state.others():
-        page = control.open_existing(other.path)
-        pending = accounts.pending(survey(other, {}).counters)
-        if pending and page is not None and not page.words[LEADER_PID]:
-            waiting += pending
-            log.limited(
-                log.WARNING,
-                f"neighbour:{other.namespace}",
-                "%d events of another token or server wait in %s; `hypotest drain --token` delivers them",
-                pending,
-                other.path,
-                every=3600.0,
-            )
-    return waiting

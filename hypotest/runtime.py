@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from hypotest import accounts, control, lazy, leader, log, settings, snapshot, statedir
 from hypotest.config import Config, resolve
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _POLL = 0.02
 _THREAD_RETRY = 30.0
+_SILENT = 2.0
+_KICK_EVERY = 1.0
 _FORK_PATIENCE = 5.0
 
 
@@ -46,8 +48,13 @@ class Runtime:
         trouble: why there is no state directory; the reason of every refusal.
     """
 
-    def __init__(self, settled: Config) -> None:
-        """Opens the state directory; starts nothing."""
+    def __init__(self, settled: Config, carried: Sequence[int] = (0,) * accounts.SLOTS) -> None:
+        """Opens the state directory; starts nothing.
+
+        Args:
+            settled: the configuration.
+            carried: counts that the runtime before it had not written down.
+        """
         self.config = settled
         self.connected = settled.connect_to_server
         self.encoder = Encoder(settled.hash_ids)
@@ -57,7 +64,7 @@ class Runtime:
         self.page: control.ControlPage | None = None
         self.campaign: leader.Campaign | None = None
         self.trouble = ""
-        self.refusals = [0] * accounts.SLOTS
+        self.refusals = list(carried)
         self._thread: threading.Thread | None = None
         self._thread_wanted_at = 0.0
         if not self.connected:
@@ -87,7 +94,7 @@ class Runtime:
                 continue
             self.state, self.page = state, page
             self.reader = snapshot.Reader(state.path, page, settings.decode)
-            self.spool = Spool(state.spool, self.config.max_spool_bytes, self._spool_bytes)
+            self.spool = Spool(state.spool, self.config.max_spool_bytes, self._spool_bytes, self.refusals)
             self.campaign = leader.Campaign(
                 Post(self.config, state, page, self._own_segments, start_thread),
                 self._each_second,
@@ -106,13 +113,13 @@ class Runtime:
         return self.spool.segments if self.spool is not None else {}
 
     def _spool_bytes(self) -> int:
-        """What the spool holds: as the leader says, or by looking where there is none."""
-        assert self.page is not None and self.state is not None  # noqa: PT018, S101 - a spool has both
-        if self.page.words[control.LEADER_PID]:
-            return self.page.words[control.SPOOL_BYTES]
-        with contextlib.suppress(OSError), os.scandir(self.state.spool) as entries:
-            return sum(entry.stat().st_size for entry in entries)
-        return 0
+        """What the spool holds: as the leader says, or by looking where there is none that moves."""
+        page, state, campaign = self.page, self.state, self.campaign
+        if page is None or state is None:
+            return 0
+        if campaign is not None and page.words[control.LEADER_PID] and campaign.silence() < _SILENT:
+            return page.words[control.SPOOL_BYTES]
+        return int(lazy.load("hypotest.backlog").directory_size(state.spool))
 
     def _each_second(self) -> None:
         if self.reader is not None and self.spool is not None and self.page is not None:
@@ -182,8 +189,11 @@ class Runtime:
         marks = backlog.survey(self.state, self.spool.segments).marks
         if own_only:
             marks = {path: mark for path, mark in marks.items() if self.spool.instance in path}
-        self.page.kick()
+        kick_at = 0.0
         while True:
+            if time.monotonic() >= kick_at:  # again and again: a leader in trouble does not listen to every one
+                self.page.kick()
+                kick_at = time.monotonic() + _KICK_EVERY
             own = self.spool.segments
             marks = {path: mark for path, mark in marks.items() if not backlog.is_settled(path, mark, own)}
             if not marks or time.monotonic() >= deadline:
@@ -205,14 +215,16 @@ class _Process:
         guard: tells whether this is still that process.
         page: the guard's page, read at every call.
         built: the runtime in use, in a dict for its atomic setdefault.
+        carried: counts of the runtime before it that stand in no file yet.
     """
 
-    __slots__ = ("built", "guard", "page")
+    __slots__ = ("built", "carried", "guard", "page")
 
     def __init__(self) -> None:
         self.guard = ProcessGuard()
         self.page = self.guard.page
         self.built: dict[str, Runtime] = {}
+        self.carried = [0] * accounts.SLOTS
 
 
 _CURRENT = "current"
@@ -240,7 +252,7 @@ def _build() -> Runtime:
         log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=600.0)
     if settled.connect_to_server:
         _hooks.register()
-    candidate = Runtime(settled)
+    candidate = Runtime(settled, here.carried)
     runtime = here.built.setdefault(_CURRENT, candidate)
     if runtime is candidate and runtime.connected:
         if runtime.state is not None:
@@ -286,7 +298,8 @@ def configure(values: Mapping[str, Any]) -> None:
 def retire(runtime: Runtime) -> None:
     """Takes a runtime out of use: the next call builds another."""
     if _here.built.get(_CURRENT) is runtime:
-        _here.built.pop(_CURRENT, None)
+        del _here.built[_CURRENT]
+        _here.carried = runtime.spool.unreported() if runtime.spool is not None else runtime.refusals
     runtime.close()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from zlib import crc32
 
 from hypotest import accounts, platform, segment
@@ -31,13 +31,20 @@ class Spool:
         segments: the open segments by path, for a leader in this same process.
     """
 
-    def __init__(self, directory: str, max_bytes: int, spool_bytes: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        directory: str,
+        max_bytes: int,
+        spool_bytes: Callable[[], int],
+        unreported: Sequence[int] = (0,) * accounts.SLOTS,
+    ) -> None:
         """Opens nothing yet.
 
         Args:
             directory: the spool directory.
             max_bytes: the cap over all processes.
             spool_bytes: what the spool holds now, over all processes.
+            unreported: counts to write down in the first segment.
         """
         self._directory = directory
         self._max_bytes = max_bytes
@@ -46,8 +53,10 @@ class Spool:
         self._next = 0
         self._size = _SMALLEST
         self._idle: list[Segment] = []
-        self._unreported = [0] * accounts.SLOTS
+        self._unreported = list(unreported)
         self._refuse_until = (0.0, "")
+        self._published = -1
+        self._opened_since = 0
         self._mapped: bool | None = None
         self._closed = False
         self.instance = self._instance.hex()
@@ -171,10 +180,14 @@ class Spool:
         if self._mapped is None:
             self._mapped = platform.mappable(self._directory)
         number, self._next = self._next, self._next + 1
+        self._opened_since += size
         return segment.create(self._directory, self._instance, number, size, self.segments, mapped=self._mapped)
 
     def _check_room(self, size: int) -> None:
-        held = self._spool_bytes()
+        published = self._spool_bytes()
+        if published != self._published:
+            self._published, self._opened_since = published, 0
+        held = published + self._opened_since
         if held + size > self._max_bytes:
             raise EventRefused("spool_full", f"the spool holds {held} bytes, the cap is {self._max_bytes}")
         disk = os.statvfs(self._directory)

@@ -225,11 +225,11 @@ def test_a_handler_that_raises_loses_only_its_own_call(home: Namespace) -> None:
 
 def test_counts_of_refusals_reach_the_file(home: Namespace) -> None:
     """A refusal is counted in the open segment; before there is one, in the first that is opened."""
-    home.spool.refuse("invalid")
-    assert refused(home.spool.unreported()) == {"invalid": 1}
+    home.spool.refuse("no_token")
+    assert refused(home.spool.unreported()) == {"no_token": 1}
     home.spool.append(b"x")
     home.spool.refuse("error")
-    assert refused(files(home)[0].counters()) == {"invalid": 1, "error": 1}
+    assert refused(files(home)[0].counters()) == {"no_token": 1, "error": 1}
     assert home.spool.unreported() == [0] * 16
 
 

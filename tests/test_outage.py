@@ -1,0 +1,115 @@
+"""While the server is away: bounded, counted, and all of it delivered when it is back."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hypotest import control, neighbours, statedir
+from hypotest.backlog import survey
+from hypotest.spool import Spool
+from tests.processes import expect_each_once, run, sdk_env
+from tests.server_process import ServerProcess, wait_for
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path) as running:
+        yield running
+
+
+def test_the_cap_holds_in_an_outage(server: ServerProcess, tmp_path: Path) -> None:
+    """Four processes that write as fast as they can leave the cap overshot by a segment each; the rest is counted."""
+    server.stop()
+    source = """
+def write(k):
+    for i in range(30_000):
+        hypotest.kpi_event(f"w{k}-{i}", user_id="u", tags={"t": "x" * 100})
+write("parent")
+join(*[child(lambda k=k: write(k)) for k in range(3)])
+status = hypotest.status()
+assert status.refused["spool_full"] > 0, status
+assert status.accepted + status.refused["spool_full"] == 120_000, status
+say("accepted", status.accepted)
+"""
+    env = sdk_env(server, tmp_path / "state", max_spool_bytes=8 * MIB)
+    output = run(source, env)
+    spool = next((tmp_path / "state").glob("v1/*/spool"))
+    assert sum(path.stat().st_size for path in spool.iterdir()) <= (8 + 4 * 4) * MIB
+    accepted = int(output.splitlines()[-1].split()[1])
+    server.restart()
+    run("assert hypotest.flush(30)", env)
+    assert len(set(server.event_ids())) == server.accounts()["events"] == accepted
+
+
+def test_a_flush_that_outlives_the_outage(server: ServerProcess, tmp_path: Path) -> None:
+    """flush() keeps asking a leader in trouble, and succeeds when the server comes back while it waits."""
+    source = f"""
+os.kill({server.pid}, signal.SIGSTOP)
+keep("kept")
+threading.Timer(2.0, os.kill, ({server.pid}, signal.SIGCONT)).start()
+assert hypotest.flush(15), hypotest.status()
+"""
+    run(source, sdk_env(server, tmp_path / "state", connection_timeout=0.1))
+    expect_each_once(server, "kept")
+
+
+def test_configuring_the_leader_anew_sends_nothing_twice(server: ServerProcess, tmp_path: Path) -> None:
+    """config() on the process that leads, again and again, while it sends: each event once, and the accounts add up."""
+    source = """
+for n in range(20):
+    keep(f"n{n}", 500)
+    hypotest.config(pull_interval=1 + n / 100)
+assert hypotest.flush(20), hypotest.status()
+status = hypotest.status()
+assert (status.accepted, status.delivered, status.dropped) == (10_000, 10_000, {}), status
+"""
+    run(source, sdk_env(server, tmp_path / "state"))
+    expect_each_once(server, *(f"n{n}" for n in range(20)), n=500)
+
+
+def event(seconds_ago: float) -> bytes:
+    """A payload with the time of an event that long ago."""
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S.000000", time.gmtime(time.time() - seconds_ago))
+    return json.dumps({"time": stamp, "event_type": "goal"}, separators=(",", ":")).encode()
+
+
+def test_events_of_another_namespace_age_by_both_clocks(tmp_path: Path) -> None:
+    """What waits under an old token is dropped once it is too old, by its own time and by the leaders' clock."""
+    mine, other = (statedir.prepare(str(tmp_path / "state"), name * 32) for name in "ab")
+    page = control.open_control(other.path)
+    page.words[control.LEADER_PID] = os.getpid()  # left by a leader that was killed
+    spool = Spool(other.spool, 1 << 30, lambda: 0)
+    for seconds_ago in (2000.0, 1500.0, 10.0):
+        spool.append(event(seconds_ago))
+    spool.close()
+    assert neighbours.visit(mine, 1000.0, 0) == 3
+    assert neighbours.visit(mine, 1000.0, 600) == 3
+    assert neighbours.visit(mine, 1000.0, 600) == 1
+    assert survey(other, {}).counters[10] == 2
+
+
+def test_a_lagging_settle_changes_nothing_after_a_handover(server: ServerProcess, tmp_path: Path) -> None:
+    """A leader that signs off while its sender waits for an answer leaves the batch to the next one."""
+    source = f"""
+keep("kept")
+until(lambda: hypotest.status().is_leader, "it leads")
+os.kill({server.pid}, signal.SIGSTOP)
+keep("more")
+time.sleep(0.3)  # the sender is in its request now
+hypotest.config(pull_interval=0.5)
+keep("last")
+os.kill({server.pid}, signal.SIGCONT)
+assert hypotest.flush(20), hypotest.status()
+assert hypotest.status().accepted == hypotest.status().delivered == 60, hypotest.status()
+"""
+    run(source, sdk_env(server, tmp_path / "state"))
+    expect_each_once(server, "kept", "more", "last")
+    wait_for(lambda: server.accounts()["events"] == 60, "each once")
