@@ -183,8 +183,8 @@ def test_a_signal_handler_that_appends(home: Namespace) -> None:
     try:
         count = 0
         for _ in range(200):
-            signal.setitimer(signal.ITIMER_REAL, 5e-5)
             handled = len(from_handler)
+            signal.setitimer(signal.ITIMER_REAL, 5e-5)
             while len(from_handler) == handled:
                 home.spool.append(event(count))
                 count += 1
