@@ -1,10 +1,12 @@
 # make demo | test | lint | clean
 #
 # All of them work in .venv, which is made when there is none and completed when pyproject.toml has changed. Another
-# interpreter: make clean, then make PYTHON=python3.12 test. Some tests only: make test ARGS='-k spool'.
+# interpreter: make clean, then make PYTHON=python3.12 test. Some tests only: make test ARGS='-k spool'; one at a time:
+# make test WORKERS=0.
 
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= auto
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -14,7 +16,7 @@ demo: $(READY)
 	$(BIN)/hypotest demo
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check

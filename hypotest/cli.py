@@ -209,6 +209,10 @@ def _demo(_options: argparse.Namespace) -> int:
     return run.main()
 
 
+def _no_run(_options: argparse.Namespace) -> int:
+    raise NotImplementedError
+
+
 def _no_options(_command: argparse.ArgumentParser) -> None:
     """For commands that have none of their own."""
 
@@ -243,7 +247,13 @@ _COMMANDS: dict[
     str,
     tuple[str, str, Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None]],
 ] = {
-    "serve": ("the local server: experiments, events, results", "0 stopped by a signal; 1 failed", _demo, _no_options),
+    # For the list of commands only: `_run` hands it to `_serve` with all its arguments.
+    "serve": (
+        "the local server: experiments, events, results",
+        "0 stopped by a signal; 1 failed",
+        _no_run,
+        _no_options,
+    ),
     "status": (
         "how the SDK is doing on this host; starts and makes nothing",
         "0 told; with --ready, 0 only if settings are readable and a live leader exists, else 1",
