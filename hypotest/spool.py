@@ -188,6 +188,11 @@ class Spool:
         if published != self._published:
             self._published, self._opened_since = published, 0
         held = published + self._opened_since
+        if held + size > self._max_bytes and self._opened_since:
+            # What is published may be the same again although files have come and gone: look before refusing.
+            with os.scandir(self._directory) as entries:
+                held = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+            self._opened_since = max(0, held - published)
         if held + size > self._max_bytes:
             raise EventRefused("spool_full", f"the spool holds {held} bytes, the cap is {self._max_bytes}")
         disk = os.statvfs(self._directory)

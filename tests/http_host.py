@@ -79,6 +79,9 @@ class HttpHost(ThreadingHTTPServer):
         self.ending = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients that have had enough hang up, also between two requests."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"

@@ -192,11 +192,38 @@ def test_old_drafts_are_swept(home: Namespace) -> None:
     assert os.listdir(home.state.spool) == [".new"]
 
 
-def test_the_scan_publishes_the_size(home: Namespace) -> None:
+def test_the_size_is_published(home: Namespace) -> None:
     """Writers learn from the control page what the spool holds."""
     home.spool.append(b"x")
-    home.backlog().scan()
+    home.backlog().publish_size()
     assert home.page.words[SPOOL_BYTES] == 64 << 10
+
+
+def test_expire_drops_and_sends_nothing(home: Namespace) -> None:
+    """The events of an old token are dropped when they are over age; the younger ones stay as they are."""
+    now, old = time.time(), "1999-01-01 00:00:00.000000"
+    home.spool.append(b'{"time":"%b"}' % old.encode())
+    home.spool.append(b'{"time":"2999-01-01 00:00:00.000000"}')
+    home.spool.close()
+    view = home.backlog(lambda: NOTHING, expired=lambda payload: is_older(payload, now - AGE), max_age=AGE)
+    view.expire()
+    assert accounts.dropped(home.totals()) == {}
+    home.page.words[LIVED] += int(AGE)
+    view.expire()
+    view.expire()
+    found = accounts.add([home.totals(), survey(home.state, NOTHING).counters])
+    assert (found[ACCEPTED], found[DELIVERED_SLOT], accounts.dropped(found)) == (2, 0, {"age": 1})
+
+
+def test_a_leader_that_ends_settles_nothing_more(home: Namespace) -> None:
+    """What was on its way when the leader lost its place is not settled by it: its successor resends it."""
+    finished_segments(home, 1)
+    leader = home.backlog()
+    leader.scan()
+    batch = leader.claim(1000, 1 << 20)
+    leader.close()
+    assert leader.settle(batch, [DELIVERED] * 3) == 0
+    assert drain(home.backlog()) == batch.events
 
 
 def test_a_survey_sees_what_the_leader_sees(home: Namespace) -> None:

@@ -95,14 +95,32 @@ def test_a_full_spool_recovers(home: Namespace) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_small_segment_where_a_large_one_has_no_room(home: Namespace) -> None:
     """A busy process near the cap turns to small segments before it refuses."""
-    room = [1 << 30]
-    capped = Spool(home.state.spool, 1 << 30, lambda: (1 << 30) - room[0])
+    others = [0]
+    capped = Spool(home.state.spool, 1 << 30, lambda: others[0])
     while max((held.words[FULL_SIZE] for held in capped.segments.values()), default=0) < 1 << 20:
         capped.append(b"x" * 60_000)
-    room[0] = 100 * KIB
+    others[0] = (1 << 30) - 100 * KIB
     while len(os.listdir(home.state.spool)) < 6:
         capped.append(b"x" * 60_000)
     assert [held.words[FULL_SIZE] for held in capped.segments.values()] == [64 * KIB]
+
+
+def test_a_spool_that_stays_the_same_size(home: Namespace) -> None:
+    """Where the leader keeps up, its figure may be the same at each look: that is no reason to refuse."""
+    capped = Spool(home.state.spool, 1 << 20, lambda: 64 * KIB)
+    leader = home.backlog(lambda: capped.segments)
+    for _ in range(3000):
+        capped.append(b"x" * 1000)
+        if len(os.listdir(home.state.spool)) > 2:
+            drain(leader)
+    assert capped.unreported() == [0] * 16
+
+
+def test_the_cap_holds_between_two_looks(home: Namespace) -> None:
+    """What a process opened since the leader's last look counts as well."""
+    capped = Spool(home.state.spool, 1 << 20, lambda: 0)
+    append_until_refused(capped, b"x" * 1000)
+    assert held_bytes(home) <= 1 << 20
 
 
 def test_after_a_refusal_the_disk_has_a_moment_of_peace(home: Namespace) -> None:

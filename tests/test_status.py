@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -28,6 +29,11 @@ def runtime(tmp_path: Path) -> Iterator[Runtime]:
     built.close()
 
 
+def all_but_silence(found: Status) -> dict[str, Any]:
+    """The fields, without the one that passes while we look."""
+    return {name: value for name, value in found.to_dict().items() if name != "silence"}
+
+
 def leader_of(runtime: Runtime) -> Backlog:
     assert runtime.state is not None
     assert runtime.page is not None
@@ -40,7 +46,13 @@ def test_before_anything(runtime: Runtime, tmp_path: Path) -> None:
     """A new state directory is connected, and everything in it is nothing."""
     assert runtime.state is not None
     found = gather(runtime)
-    assert found.to_dict() == Status(connected=True, server_url=URL, state_dir=runtime.state.path).to_dict()
+    assert all_but_silence(found) == {
+        **all_but_silence(Status()),
+        "connected": True,
+        "server_url": URL,
+        "state_dir": runtime.state.path,
+    }
+    assert found.state_dir is not None
     assert found.state_dir.startswith(str(tmp_path / "state" / "v1"))
     assert found.settings_age is None
 
@@ -140,9 +152,10 @@ from hypotest.config import Config
 from hypotest.health import gather
 from hypotest.runtime import Runtime
 runtime = Runtime(Config(token="token", server_url=sys.argv[1], state_dir=sys.argv[2], log_level="ERROR"))
-print(json.dumps(gather(runtime).to_dict()))
+print(json.dumps({**gather(runtime).to_dict(), "silence": None}))
 """
-    assert json.loads(run_python(child, URL, tmp_path / "state").splitlines()[-1]) == gather(runtime).to_dict()
+    seen = json.loads(run_python(child, URL, tmp_path / "state").splitlines()[-1])
+    assert seen == {**gather(runtime).to_dict(), "silence": None}
     runtime.spool.append(b"y")
     assert gather(runtime).pending == 2
 
