@@ -251,7 +251,7 @@ class Backlog:
 
     def publish_size(self) -> None:
         """Tells all writers what the spool holds."""
-        self._control.words[SPOOL_BYTES_WORD] = directory_size(self._state.spool)
+        self._control.words[SPOOL_BYTES_WORD] = self._state.spool_bytes()
 
     def pending(self) -> int:
         """Events that are accepted and not settled, as far as segments are open."""
@@ -285,13 +285,6 @@ class Backlog:
     def _quarantine_has_room(self) -> bool:
         with os.scandir(self._state.quarantine) as entries:
             return sum(entry.stat().st_size for entry in entries) < _MAX_QUARANTINE
-
-
-def directory_size(path: str) -> int:
-    """The bytes of the files in a directory; 0 if it is gone."""
-    with contextlib.suppress(OSError), os.scandir(path) as entries:
-        return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
-    return 0
 
 
 class Survey(NamedTuple):

@@ -119,7 +119,7 @@ class Runtime:
             return 0
         if campaign is not None and page.words[control.LEADER_PID] and campaign.silence() < _SILENT:
             return page.words[control.SPOOL_BYTES]
-        return int(lazy.load("hypotest.backlog").directory_size(state.spool))
+        return state.spool_bytes()
 
     def _each_second(self) -> None:
         if self.reader is not None and self.spool is not None and self.page is not None:

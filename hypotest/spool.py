@@ -20,6 +20,7 @@ from hypotest.segment import COUNTERS, FINISHED, MAX_PAYLOAD, OFFSET, ONE, POSIT
 _SMALLEST, _LARGEST = 64 << 10, 4 << 20
 _QUICK, _SLOW = 10.0, 60.0
 _RETRY_AFTER = 1.0
+_PUBLISHED_FOR = 2.0
 _RESERVE, _RESERVE_SHARE = 64 << 20, 0.05
 
 
@@ -55,7 +56,7 @@ class Spool:
         self._idle: list[Segment] = []
         self._unreported = list(unreported)
         self._refuse_until = (0.0, "")
-        self._published = -1
+        self._published, self._published_at = -1, 0.0
         self._opened_since = 0
         self._mapped: bool | None = None
         self._closed = False
@@ -184,9 +185,10 @@ class Spool:
         return segment.create(self._directory, self._instance, number, size, self.segments, mapped=self._mapped)
 
     def _check_room(self, size: int) -> None:
-        published = self._spool_bytes()
-        if published != self._published:
-            self._published, self._opened_since = published, 0
+        # What the leader published a second ago lacks what this process has opened since.
+        published, now = self._spool_bytes(), time.monotonic()
+        if published != self._published or now - self._published_at > _PUBLISHED_FOR:
+            self._published, self._published_at, self._opened_since = published, now, 0
         held = published + self._opened_since
         if held + size > self._max_bytes and self._opened_since:
             # What is published may be the same again although files have come and gone: look before refusing.

@@ -49,6 +49,12 @@ class StateDir:
         """The leader's lock file."""
         return f"{self.path}/leader.lock"
 
+    def spool_bytes(self) -> int:
+        """The bytes of the files in the spool directory; 0 if it is gone."""
+        with contextlib.suppress(OSError), os.scandir(self.spool) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+        return 0
+
     def others(self) -> list[StateDir]:
         """The other namespaces of this state directory: other servers, other or former tokens."""
         try:

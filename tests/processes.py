@@ -153,6 +153,11 @@ def run(source: str, env: dict[str, str], *, first: str = "", deadline: float = 
         return script.result(deadline)
 
 
+def said(output: str, word: str) -> str:
+    """What a script said after `word`; log lines of its threads may stand around it."""
+    return next(line.removeprefix(f"{word} ") for line in output.splitlines() if line.startswith(f"{word} "))
+
+
 def goal_counts(server: ServerProcess) -> dict[str, int]:
     """How often each KPI event name stands in the server's database."""
     return dict(server.query("SELECT name, count(*) FROM events WHERE type = 'goal' GROUP BY name"))

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Script, expect_each_once, run, sdk_env
+from tests.processes import Script, expect_each_once, run, said, sdk_env
 from tests.server_process import ServerProcess, wait_for
 
 NOBODY = 65534
 FALLBACK = Path(f"/var/tmp/hypotest-{os.geteuid()}")
-FLUSH = "\nassert hypotest.flush(10), hypotest.status()\nsay(hypotest.status().state_dir)\n"
+FLUSH = "\nassert hypotest.flush(10), hypotest.status()\nsay("state", hypotest.status().state_dir)\n"
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it changes owners and mounts file systems")
 
@@ -35,7 +35,7 @@ def expect_fallback(server: ServerProcess, state: Path, why: str) -> None:
     warnings = [line for line in output.splitlines() if " WARNING" in line]
     assert len(warnings) == 1
     assert why in warnings[0]
-    assert str(FALLBACK) in output.splitlines()[-1]
+    assert said(output, "state").startswith(str(FALLBACK))
     assert FALLBACK.stat().st_mode & 0o777 == 0o700
     wait_for(lambda: server.accounts()["events"] == 50, "all events arrive")
 
@@ -123,7 +123,7 @@ say("accounted", status.accepted)
         errors = [line for line in output.splitlines() if " ERROR" in line]
         assert len(errors) == 1
         assert "event refused: disk" in errors[0]
-        accepted = int(output.splitlines()[-1].split()[1])
+        accepted = int(said(output, "accounted"))
         assert server.accounts()["events"] == accepted
 
 
