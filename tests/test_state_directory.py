@@ -16,7 +16,7 @@ from tests.server_process import ServerProcess, wait_for
 
 NOBODY = 65534
 FALLBACK = Path(f"/var/tmp/hypotest-{os.geteuid()}")
-FLUSH = "\nassert hypotest.flush(10), hypotest.status()\nsay("state", hypotest.status().state_dir)\n"
+FLUSH = '\nassert hypotest.flush(10), hypotest.status()\nsay("state", hypotest.status().state_dir)\n'
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it changes owners and mounts file systems")
 
