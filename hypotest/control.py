@@ -48,6 +48,7 @@ _COPIES = (512, 768)
 _TEXT = struct.Struct("=II")
 LAST_ERROR = (1024, 512)
 LEADER_CONFIG = (1536, 1024)
+_ATTEMPTS = 10
 
 
 class ControlPage:
@@ -93,8 +94,17 @@ class ControlPage:
 
     def accounts(self) -> tuple[str, list[int]]:
         """The counts of all finished segments, and the name of the segment that was folded in last."""
-        _, name, counters = max(self._copy(offset) for offset in _COPIES)
+        # One copy after the other: a reader held up in between may have an old first and a torn second one.
+        newest = self._newest()
+        for _ in range(_ATTEMPTS):
+            before, newest = newest, self._newest()
+            if before == newest:
+                break
+        _, name, counters = newest
         return name, counters
+
+    def _newest(self) -> tuple[int, str, list[int]]:
+        return max(self._copy(offset) for offset in _COPIES)
 
     def _copy(self, offset: int) -> tuple[int, str, list[int]]:
         raw = self._map[offset : offset + _ACCOUNTS.size]
