@@ -44,9 +44,7 @@ def leader_pid(server: ServerProcess, tmp_path: Path) -> int:
         return int.from_bytes(file.read(32)[24:32], "little")
 
 
-def test_another_process_leads_within_a_second_of_each_kill(
-    server: ServerProcess, tmp_path: Path, record_property: pytest.RecordProperty
-) -> None:
+def test_another_process_leads_within_a_second_of_each_kill(server: ServerProcess, tmp_path: Path) -> None:
     """The leader is SIGKILLed ten times among six processes: each time another one polls within a second."""
     env = sdk_env(server, tmp_path / "state")
     delays = []
@@ -66,7 +64,7 @@ def test_another_process_leads_within_a_second_of_each_kill(
             workers.append(stack.enter_context(Script(WORKER, env)))
             workers[-1].wait_for("ready")
         pids = [worker.pid for worker in workers]
-    record_property("takeover", f"median {statistics.median(delays):.2f} s, worst {max(delays):.2f} s")
+    print(f"takeover: median {statistics.median(delays):.2f} s, worst {max(delays):.2f} s")
     assert max(delays) <= 1.0, delays
     run("assert hypotest.flush(15)", env)
     counts = goal_counts(server)
