@@ -33,4 +33,4 @@ $(READY): pyproject.toml
 clean:
 	if test -e .venv/.by-make; then rm -rf .venv; fi
 	rm -rf .oracle .mypy_cache .pytest_cache .ruff_cache .hypothesis hypotest_python3_sdk.egg-info
-	find hypotest tests stress examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find $(wildcard hypotest tests stress examples) -name __pycache__ -type d -prune -exec rm -rf {} +
