@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from hypotest import assignment, log, runtime
+from hypotest import assignment, interrupts, log, runtime
 from hypotest.assignment import Decision
 from hypotest.config import parse
 from hypotest.errors import ConfigError
@@ -63,10 +63,12 @@ def config(
         except ConfigError as error:
             refused.append((name, str(error)))
         except Exception as error:  # noqa: BLE001 - a __float__ or __repr__ of the application
+            interrupts.let_through(error)
             refused.append((name, f"{name}: {type(error).__name__}"))
     try:
         runtime.configure(parsed)
     except Exception as error:  # noqa: BLE001 - the outermost guard
+        interrupts.let_through(error)
         _report("config", error)
     for name, why in refused:
         log.limited(log.WARNING, f"config:{name[:40]}", "config() ignores a value: %s", why)
@@ -117,6 +119,7 @@ def experiment(
         if report_event and decision.reported:
             now.keep(now.encoder.visit(experiment_name, decision, user, visitor, tags))
     except Exception as error:  # noqa: BLE001 - the outermost guard: the application must not notice us
+        interrupts.let_through(error)
         _report("experiment", error)
         return _failed(experiment_name, report_event)
     return decision.variant
@@ -136,7 +139,8 @@ def _failed(name: object, report_event: bool) -> Variant:
             now = runtime.current()
             decision = assignment.undefined("internal error")
             now.keep(now.encoder.visit(str(name), decision, None, None, None))
-    except Exception:  # noqa: BLE001 - reported already
+    except Exception as error:  # noqa: BLE001 - reported already
+        interrupts.let_through(error)
         return CONTROL_VARIANT
     return CONTROL_VARIANT
 
@@ -168,6 +172,7 @@ def kpi_event(
                 _explain(event_name, "a KPI event has neither user_id nor visitor_id")
             now.keep(now.encoder.goal(event_name, user, visitor, value, tags))
     except Exception as error:  # noqa: BLE001 - the outermost guard
+        interrupts.let_through(error)
         _refuse("kpi_event", error)
 
 
@@ -196,6 +201,7 @@ def match_user_visitor(
                 _explain("match_user_visitor", "it takes both user_id and visitor_id")
             now.keep(now.encoder.match(user, visitor, context, tags))
     except Exception as error:  # noqa: BLE001 - the outermost guard
+        interrupts.let_through(error)
         _refuse("match_user_visitor", error)
 
 
@@ -219,6 +225,7 @@ def wait_until_ready(timeout: float = 5.0) -> bool:
                 return False
             time.sleep(min(_POLL, max(0.0, deadline - time.monotonic())))
     except Exception as error:  # noqa: BLE001 - the outermost guard
+        interrupts.let_through(error)
         _report("wait_until_ready", error)
         return False
 
@@ -235,6 +242,7 @@ def flush(timeout: float = 5.0) -> bool:
     try:
         return runtime.current().flush(float(timeout)) == 0
     except Exception as error:  # noqa: BLE001 - the outermost guard
+        interrupts.let_through(error)
         _report("flush", error)
         return False
 
@@ -248,6 +256,7 @@ def status() -> Status:
     try:
         return gather(runtime.current())
     except Exception as error:  # noqa: BLE001 - the outermost guard
+        interrupts.let_through(error)
         _report("status", error)
         return Status(last_error=f"status: {type(error).__name__}")
 
@@ -256,6 +265,7 @@ def _id(value: object) -> str | None:
     try:
         return str(value)
     except Exception as error:  # noqa: BLE001 - a __str__ of the application
+        interrupts.let_through(error)
         log.limited(log.WARNING, "id", "an id of type %s has no str(): %s", type(value).__name__, log.shown(error))
         return None
 
@@ -268,7 +278,8 @@ def _refuse(function: str, error: Exception) -> None:
     _report(function, error)
     try:
         runtime.current().refuse("error")
-    except Exception:  # noqa: BLE001 - reported already
+    except Exception as another:  # noqa: BLE001 - reported already
+        interrupts.let_through(another)
         return
 
 

@@ -23,6 +23,7 @@ from bisect import bisect_right
 import mmh3
 
 from hypotest.errors import ConditionError
+from hypotest.interrupts import let_through
 from hypotest.variant import CONTROL, CONTROL_VARIANT, Variant
 
 TYPE_CHECKING = False  # of typing, which costs 2 ms to import
@@ -292,6 +293,6 @@ def _local(experiment: Experiment, override: object) -> Decision | None:
             return None
         if isinstance(override, str):
             return experiment.overridden.get(override, experiment.bad_override)
-    except Exception:  # noqa: BLE001, S110 - the answer is the one below
-        pass
+    except Exception as error:  # noqa: BLE001 - the answer is the one below
+        let_through(error)
     return experiment.bad_override

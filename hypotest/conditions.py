@@ -31,6 +31,7 @@ from hypotest import condition_nodes as nodes
 from hypotest.condition_nodes import MAX_DEPTH, Node
 from hypotest.condition_tokens import END, INVALID, LEN, METHOD, NAME, VALUE, fail, tokenize
 from hypotest.errors import ConditionError
+from hypotest.interrupts import let_through
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def _guarded(run: Run) -> Condition:
         try:
             value = run(_NO_TAGS if tags is None else tags, user_id, visitor_id)
         except Exception as error:
+            let_through(error)
             raise ConditionError(f"{FAILED}: {_describe(error)}") from error
         if value is True or value is False:
             return value
@@ -94,7 +96,8 @@ def _guarded(run: Run) -> Condition:
 def _describe(error: Exception) -> str:
     try:
         return (str(error) or type(error).__name__)[:200]
-    except Exception:  # noqa: BLE001 - the caller's exception may not even have a text
+    except Exception as worse:  # noqa: BLE001 - the caller's exception may not even have a text
+        let_through(worse)
         return type(error).__name__
 
 

@@ -15,6 +15,7 @@ import orjson
 from hypotest import lazy
 from hypotest.assignment import Decision
 from hypotest.config import SDK_TYPE, VERSION
+from hypotest.interrupts import let_through
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,21 +161,25 @@ def _tags(tags: Mapping[str, object] | None, extra: Mapping[str, object]) -> byt
 def _items(mapping: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
     try:
         return list(mapping.items())  # a copy: another thread of the application may change it meanwhile
-    except Exception:  # noqa: BLE001 - a Mapping of the application
+    except Exception as error:  # noqa: BLE001 - a Mapping of the application
+        let_through(error)
         return []
 
 
 def _json(value: object) -> bytes:
     try:
-        return dumps(value, _text, _OPTIONS)
-    except Exception:  # noqa: BLE001 - a cycle, a surrogate, 2**70, a __str__ that raises: made to fit below
+        # No `default` function: orjson strips the traceback of what an interrupt raises in it.
+        return dumps(value, None, _OPTIONS)
+    except Exception as error:  # noqa: BLE001 - a cycle, a surrogate, 2**70, an object: made to fit below
+        let_through(error)
         return dumps(_fit(value, _MAX_DEPTH, [_MAX_NODES]))
 
 
 def _text(value: object) -> str:
     try:
         text = str(value)
-    except Exception:  # noqa: BLE001 - a __str__ of the application must not lose the event
+    except Exception as error:  # noqa: BLE001 - a __str__ of the application must not lose the event
+        let_through(error)
         text = f"<{type(value).__name__} without a str>"
     return text.encode("utf-8", "replace").decode()
 

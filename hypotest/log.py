@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from logging import ERROR, INFO, WARNING
+
+from hypotest.interrupts import let_through
 
 __all__ = ["ERROR", "INFO", "WARNING", "configure", "limited", "line", "reset_after_fork_without_hooks", "shown"]
 
@@ -17,21 +20,31 @@ _last: dict[str, tuple[float, int]] = {}
 
 
 class _Stdout:
-    """A stream that is today's sys.stdout, or nothing while the root logger has handlers, which get the record too."""
+    """A stream that is today's sys.stdout, or nothing while the root logger has handlers, which get the record too.
+
+    Hazard: the lock inside sys.stdout, held by a thread that writes, stays locked in a child that is forked meanwhile,
+    whose first line would hang. So lines go to its descriptor, one write each, which also keeps them whole.
+    """
 
     def write(self, text: str) -> None:
-        if not (logging.getLogger().handlers and logging.getLogger(_NAME).propagate):
-            sys.stdout.write(text)
+        out, genuine = sys.stdout, sys.__stdout__
+        if logging.getLogger().handlers and logging.getLogger(_NAME).propagate:
+            return
+        if genuine is not None and out is genuine:
+            os.write(genuine.fileno(), text.encode(genuine.encoding, "backslashreplace"))
+        else:
+            out.write(text)
 
     def flush(self) -> None:
-        flush = getattr(sys.stdout, "flush", None)  # None in a process that was started without a stdout
-        if flush is not None:
-            flush()
+        """Nothing to flush: what was written is written."""
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable at run time before 3.11
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - as logging calls it
         """A closed stdout is the host's affair, and no reason to disturb it."""
+        error = sys.exc_info()[1]
+        if error is not None:
+            let_through(error)
 
 
 def configure(level: str) -> None:
@@ -54,8 +67,8 @@ def line(level: int, message: str, *args: object) -> None:
     """Logs `message`; never raises, whatever handlers the application has."""
     try:
         logging.getLogger(_NAME).log(level, message, *args)
-    except Exception:  # noqa: BLE001 - must not reach the application's callers through us
-        return
+    except Exception as error:  # noqa: BLE001 - must not reach the application's callers through us
+        let_through(error)
 
 
 def limited(level: int, key: str, message: str, *args: object, every: float = 60.0) -> None:
@@ -85,7 +98,8 @@ def shown(value: object) -> str:
     """`value` for a log line: its repr, which escapes line breaks, cut to 120 characters; never raises."""
     try:
         text = repr(value) if not isinstance(value, (str, bytes)) else repr(value[: _MAX_SHOWN + 1])
-    except Exception:  # noqa: BLE001 - a __repr__ of the application
+    except Exception as error:  # noqa: BLE001 - a __repr__ of the application
+        let_through(error)
         return f"<{type(value).__name__} without a repr>"
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
 

@@ -129,7 +129,8 @@ class Segment:
             raise
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "fd"):  # not if an interrupt hit the constructor
+            self.close()
 
     def close(self) -> None:
         """Gives up mapping, descriptor and with them the lock. What is in the file stays.

@@ -34,6 +34,7 @@ LAYERS = [
     ["condition_nodes", "variant"],
     ["condition_tokens"],
     ["accounts", "errors", "lazy", "log", "platform"],
+    ["interrupts"],
 ]
 RANK = {module: -rank for rank, layer in enumerate(LAYERS) for module in layer}
 CORE_DEPENDENCIES = {"mmh3", "orjson", "requests", "urllib3"}  # urllib3 is the part of requests that reads

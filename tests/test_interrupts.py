@@ -1,0 +1,88 @@
+"""An exception that a signal handler of the host raises in the middle of our code reaches the host."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hypotest.interrupts import let_through
+from tests.processes import goal_counts, run, said, sdk_env
+from tests.server_process import ServerProcess
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path) as running:
+        yield running
+
+
+def test_interrupts_at_any_moment_reach_the_host_and_lose_nothing(server: ServerProcess, tmp_path: Path) -> None:
+    """A handler raises 300 times inside our calls: the host sees each, and what calls that returned kept arrives."""
+    source = """
+import random
+class SoftTimeLimitExceeded(Exception):
+    pass
+raised = seen = n = 0
+def handler(number, frame):
+    global raised
+    frames = []
+    while frame:
+        frames.append(frame.f_code)
+        frame = frame.f_back
+    # What a __del__ raises, the interpreter ignores: nothing can be done about that, here or in any library.
+    inside = any(code.co_filename.startswith(os.path.dirname(hypotest.__file__)) for code in frames)
+    if inside and "__del__" not in (code.co_name for code in frames):
+        raised += 1
+        raise SoftTimeLimitExceeded
+assert hypotest.wait_until_ready(10)
+kept = []
+class Slow:
+    def __str__(self):
+        return "".join(chr(65 + i % 26) for i in range(50))
+tags = {"country": "DE", "odd": Slow(), "worse": 2**70}
+signal.signal(signal.SIGALRM, handler)
+end = time.monotonic() + 30
+while raised < 300 and time.monotonic() < end:
+    try:
+        n += 1
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.000001, 0.0002))  # one: the next waits for this one's end
+        hypotest.experiment("germans", visitor_id="v", tags=tags)
+        hypotest.kpi_event(f"k{n}", user_id="u", tags=tags)
+        kept.append(n)
+    except SoftTimeLimitExceeded:
+        seen += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert raised == seen > 50, (raised, seen)
+assert hypotest.flush(20), hypotest.status()
+status = hypotest.status()
+assert status.accepted == status.delivered, status
+say("kept", *kept)
+"""
+    output = run(source, sdk_env(server, tmp_path / "state"))
+    counts = goal_counts(server)
+    assert set(counts.values()) == {1}
+    assert {f"k{n}" for n in said(output, "kept").split()} <= counts.keys()
+
+
+def test_an_error_of_the_callers_objects_is_no_interrupt() -> None:
+    """A __str__ that raises is swallowed as ever, also while the host handles an interrupt."""
+
+    def handler(number: int, frame: object) -> None:
+        raise ValueError("interrupt")
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        try:
+            signal.raise_signal(signal.SIGUSR1)
+        except ValueError as interrupt:
+            with pytest.raises(ValueError, match="interrupt"):
+                let_through(interrupt)
+            try:
+                int("no number")
+            except ValueError as ordinary:
+                let_through(ordinary)  # its context is the interrupt, and it is none itself
+    finally:
+        signal.signal(signal.SIGUSR1, before)
