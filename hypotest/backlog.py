@@ -150,10 +150,11 @@ class Backlog:
     def claim(self, max_events: int, max_bytes: int) -> Batch:
         """The next unsettled events of all segments, in turn. Nothing changes on disk but expired events' accounts."""
         batch = Batch()
-        for source in list(self._sources.values()):
+        for path, source in list(self._sources.items()):
             marks = self._take(source, batch, max_events, max_bytes)
             if marks:
                 batch.parts.append((source, marks))
+                self._sources[path] = self._sources.pop(path)  # to the end: no busy writer keeps the others waiting
             if len(batch.events) >= max_events or batch.size >= max_bytes:
                 break
         return batch
@@ -314,7 +315,7 @@ def survey(state: StateDir, own: Mapping[str, Segment], without: str = "") -> Su
         for entry in entries:
             if not entry.name.endswith(segment.SUFFIX) or entry.name == without + segment.SUFFIX:
                 continue
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(FileNotFoundError, CorruptFile, ValueError):
                 held = own.get(entry.path)
                 if held is not None:
                     position, counters = held.words[POSITION], held.counters()

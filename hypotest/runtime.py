@@ -22,6 +22,7 @@ from hypotest.errors import EventRefused, StorageError
 from hypotest.events import Encoder
 from hypotest.platform import ProcessGuard
 from hypotest.post import Post
+from hypotest.segment import Segment
 from hypotest.spool import Spool
 
 TYPE_CHECKING = False
@@ -48,12 +49,18 @@ class Runtime:
         trouble: why there is no state directory; the reason of every refusal.
     """
 
-    def __init__(self, settled: Config, carried: Sequence[int] = (0,) * accounts.SLOTS) -> None:
+    def __init__(
+        self,
+        settled: Config,
+        carried: Sequence[int] = (0,) * accounts.SLOTS,
+        segments: dict[str, Segment] | None = None,
+    ) -> None:
         """Opens the state directory; starts nothing.
 
         Args:
             settled: the configuration.
             carried: counts that the runtime before it had not written down.
+            segments: the open segments of this process, of this runtime and of the ones before it.
         """
         self.config = settled
         self.connected = settled.connect_to_server
@@ -79,6 +86,7 @@ class Runtime:
                 every=600.0,
             )
             return
+        self._segments = {} if segments is None else segments
         self._open_state(settled.token)
 
     def _open_state(self, token: str) -> None:
@@ -94,9 +102,11 @@ class Runtime:
                 continue
             self.state, self.page = state, page
             self.reader = snapshot.Reader(state.path, page, settings.decode)
-            self.spool = Spool(state.spool, self.config.max_spool_bytes, self._spool_bytes, self.refusals)
+            self.spool = Spool(
+                state.spool, self.config.max_spool_bytes, self._spool_bytes, self.refusals, self._segments
+            )
             self.campaign = leader.Campaign(
-                Post(self.config, state, page, self._own_segments, start_thread),
+                Post(self.config, state, page, lambda: self._segments, start_thread),
                 self._each_second,
             )
             return
@@ -108,9 +118,6 @@ class Runtime:
             " refused; set HT_STATE_DIR to a directory of this user",
             every=600.0,
         )
-
-    def _own_segments(self) -> Mapping[str, Any]:
-        return self.spool.segments if self.spool is not None else {}
 
     def _spool_bytes(self) -> int:
         """What the spool holds: as the leader says, or by looking where there is none that moves."""
@@ -216,15 +223,17 @@ class _Process:
         page: the guard's page, read at every call.
         built: the runtime in use, in a dict for its atomic setdefault.
         carried: counts of the runtime before it that stand in no file yet.
+        segments: the open segments by path. A runtime that was retired may still have one, in the hands of a thread.
     """
 
-    __slots__ = ("built", "carried", "guard", "page")
+    __slots__ = ("built", "carried", "guard", "page", "segments")
 
     def __init__(self) -> None:
         self.guard = ProcessGuard()
         self.page = self.guard.page
         self.built: dict[str, Runtime] = {}
         self.carried = [0] * accounts.SLOTS
+        self.segments: dict[str, Segment] = {}
 
 
 _CURRENT = "current"
@@ -252,7 +261,7 @@ def _build() -> Runtime:
         log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=600.0)
     if settled.connect_to_server:
         _hooks.register()
-    candidate = Runtime(settled, here.carried)
+    candidate = Runtime(settled, here.carried, here.segments)
     runtime = here.built.setdefault(_CURRENT, candidate)
     if runtime is candidate and runtime.connected:
         if runtime.state is not None:

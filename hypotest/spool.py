@@ -29,7 +29,7 @@ class Spool:
 
     Attributes:
         instance: 128 random bits of this process, hex; the first part of every event id.
-        segments: the open segments by path, for a leader in this same process.
+        segments: the open segments of this process by path: a leader in it must not open them a second time.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Spool:
         max_bytes: int,
         spool_bytes: Callable[[], int],
         unreported: Sequence[int] = (0,) * accounts.SLOTS,
+        segments: dict[str, Segment] | None = None,
     ) -> None:
         """Opens nothing yet.
 
@@ -46,6 +47,7 @@ class Spool:
             max_bytes: the cap over all processes.
             spool_bytes: what the spool holds now, over all processes.
             unreported: counts to write down in the first segment.
+            segments: where to keep the open segments of this process, if there may be more than one spool.
         """
         self._directory = directory
         self._max_bytes = max_bytes
@@ -61,7 +63,7 @@ class Spool:
         self._mapped: bool | None = None
         self._closed = False
         self.instance = self._instance.hex()
-        self.segments: dict[str, Segment] = {}
+        self.segments: dict[str, Segment] = {} if segments is None else segments
 
     def append(self, payload: bytes) -> None:
         """Keeps one event. When this returns, the event survives the process.

@@ -168,7 +168,7 @@ def test_port_in_use(tmp_path: Path) -> None:
     [
         (["--experiments", "missing.yaml"], "missing.yaml: No such file or directory"),
         (["--experiments", "bad.json"], "bad.json: line 1: "),
-        (["--db", "missing/events.db"], "missing/events.db cannot be used as the database"),
+        (["--port", "0", "--db", "missing/events.db"], "missing/events.db cannot be used as the database"),
         (["--host", "0.0.0.0"], "0.0.0.0 can be reached by others: give a --token, or set HT_TOKEN"),
         (["--token", "two words"], "a token is made of printable ASCII characters without spaces"),
         (["--token", ""], "a token is made of printable ASCII characters without spaces"),
