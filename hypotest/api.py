@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     Tags = Mapping[str, Any]
 _POLL = 0.02
+_NUMBERS = (float, int)
+_FOREVER = 1e9
 
 
 def config(
@@ -170,6 +172,8 @@ def kpi_event(
             visitor = visitor_id if visitor_id is None or type(visitor_id) is str else _id(visitor_id)
             if not user and not visitor:
                 _explain(event_name, "a KPI event has neither user_id nor visitor_id")
+            if value.__class__ not in _NUMBERS or value - value != 0:  # nan and inf are not 0
+                value = _number(event_name, value)
             now.keep(now.encoder.goal(event_name, user, visitor, value, tags))
     except Exception as error:  # noqa: BLE001 - the outermost guard
         interrupts.let_through(error)
@@ -205,17 +209,17 @@ def match_user_visitor(
         _refuse("match_user_visitor", error)
 
 
-def wait_until_ready(timeout: float = 5.0) -> bool:
+def wait_until_ready(timeout: float | None = 5.0) -> bool:
     """Waits until settings, of any age, can be read.
 
     Args:
-        timeout: seconds, at most.
+        timeout: seconds, at most; None for as long as it takes.
 
     Returns:
         Whether they can. True at once with `connect_to_server=False`; False without a token.
     """
     try:
-        deadline = time.monotonic() + float(timeout)
+        deadline = time.monotonic() + _seconds(timeout)
         while True:
             now = runtime.current()
             now.start()
@@ -230,17 +234,18 @@ def wait_until_ready(timeout: float = 5.0) -> bool:
         return False
 
 
-def flush(timeout: float = 5.0) -> bool:
+def flush(timeout: float | None = 5.0) -> bool:
     """Asks the leader to send now, and waits until the server has what this host accepted before the call.
 
     Args:
-        timeout: seconds, at most.
+        timeout: seconds, at most; None for as long as it takes.
 
     Returns:
-        Whether it has. True if there is nothing to send.
+        Whether it has. True if there is nothing to send; False where every event is refused, as without a token.
     """
     try:
-        return runtime.current().flush(float(timeout)) == 0
+        now = runtime.current()
+        return not now.trouble and now.flush(_seconds(timeout)) == 0
     except Exception as error:  # noqa: BLE001 - the outermost guard
         interrupts.let_through(error)
         _report("flush", error)
@@ -261,6 +266,22 @@ def status() -> Status:
         return Status(last_error=f"status: {type(error).__name__}")
 
 
+def _number(event_name: object, value: Any) -> Any:
+    """A float of what has one, such as a Decimal; anything else is sent as it is, and said."""
+    try:
+        number = float(value)
+        if number - number == 0:
+            return value if isinstance(value, str) else number
+    except Exception as error:  # noqa: BLE001 - a __float__ of the application
+        interrupts.let_through(error)
+    _explain(event_name, "the value of a KPI event is not a finite number")
+    return value
+
+
+def _seconds(timeout: float | None) -> float:
+    return _FOREVER if timeout is None else float(timeout)
+
+
 def _id(value: object) -> str | None:
     try:
         return str(value)
@@ -270,8 +291,15 @@ def _id(value: object) -> str | None:
         return None
 
 
+_WORDS = {
+    assignment.NO_SETTINGS: "no settings have arrived yet, the answer is control",
+    assignment.BOTH_IDS: "both user_id and visitor_id were given, the visitor decides",
+}
+
+
 def _explain(name: object, error: str) -> None:
-    log.limited(log.WARNING, f"said:{error[:40]}", "%s: %s", log.shown(name), error)
+    shown = log.shown(name)
+    log.limited(log.WARNING, f"said:{error[:40]}", "%s: %s", shown, _WORDS.get(error, error), about=shown)
 
 
 def _refuse(function: str, error: Exception) -> None:

@@ -40,7 +40,7 @@ def _number(low: float, high: float, unit: str) -> Callable[[object], float]:
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not low <= number <= high:
-            raise ConfigError(f"expected a number of {unit} from {low:g} to {high:g}")
+            raise ConfigError(f"expected a number of {unit} from {low:.15g} to {high:.15g}")
         return number
 
     return parse
@@ -63,6 +63,11 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ConfigError("expected a string that is not empty")
     return value
+
+
+def _salt(value: object) -> str:
+    # A number is taken as its text: to go on without a salt would send the ids themselves.
+    return _text(str(value) if isinstance(value, (int, float)) else value)
 
 
 def _path(value: object) -> str:
@@ -112,7 +117,7 @@ class Config:
     flush_timeout: float = _option("HT_FLUSH_TIMEOUT", 5.0, _number(0, 3600, "seconds"))
     max_spool_bytes: int = _option("HT_MAX_SPOOL_BYTES", 512 << 20, _size)
     max_event_age: float = _option("HT_MAX_EVENT_AGE", 7 * 86_400.0, _number(60, 3650 * 86_400, "seconds"))
-    hash_ids: str | None = _option("HT_HASH_IDS", None, _text, secret=True)
+    hash_ids: str | None = _option("HT_HASH_IDS", None, _salt, secret=True)
     connection_timeout: float = _option("HT_CONNECTION_TIMEOUT", 2.0, _number(0.05, 300, "seconds"))
     leader: str = _option("HT_LEADER", "auto", _choice("auto", "off"))
 

@@ -91,7 +91,7 @@ class Leadership:
         page.words[control.EPOCH] += 1
         page.words[LEADER_PID] = os.getpid()
         page.set_text(LEADER_CONFIG, orjson.dumps(_public(config)).decode())
-        log.line(log.INFO, "leader: pid %d polls and sends for this host", os.getpid())
+        log.line(log.INFO, "leader: pid %d polls and sends for this host, state in %s", os.getpid(), post.state.path)
         for name, loop in zip(("poller", "sender"), self._loops, strict=True):
             post.start(name, loop.run)
 
@@ -146,7 +146,9 @@ class Leadership:
         self._backlog.scan()
         try:
             while self._sender.drain_once() and not self._loops[1].stopped:
-                self._send_failures = 0
+                if self._send_failures:
+                    self._send_failures = 0
+                    self._loops[0].wake()  # the server serves again: a poll tells whether all is well
                 self._post.page.words[control.SENDS] += 1
                 if time.monotonic() - self._last_attempt > _RESCAN:
                     self._last_attempt = time.monotonic()

@@ -6,17 +6,29 @@ import logging
 import os
 import sys
 import time
-from logging import ERROR, INFO, WARNING
+from logging import DEBUG, ERROR, INFO, WARNING
 
 from hypotest.interrupts import let_through
 
-__all__ = ["ERROR", "INFO", "WARNING", "configure", "limited", "line", "reset_after_fork_without_hooks", "shown"]
+__all__ = [
+    "DEBUG",
+    "ERROR",
+    "INFO",
+    "WARNING",
+    "configure",
+    "limited",
+    "line",
+    "reset_after_fork_without_hooks",
+    "shown",
+]
 
 _NAME = "hypotest"
 _FORMAT = "%(asctime)s %(levelname)-8s hypotest[%(process)d] %(message)s"
 _MAX_KEYS = 256
 _MAX_SHOWN = 120
+_MAX_ABOUTS = 8
 _last: dict[str, tuple[float, int]] = {}
+_abouts: dict[str, set[str]] = {}
 
 
 class _Stdout:
@@ -71,7 +83,7 @@ def line(level: int, message: str, *args: object) -> None:
         let_through(error)
 
 
-def limited(level: int, key: str, message: str, *args: object, every: float = 60.0) -> None:
+def limited(level: int, key: str, message: str, *args: object, every: float = 60.0, about: str = "") -> None:
     """Logs `message`, at most once per `key` in `every` seconds; what was held back is counted in the next line.
 
     Args:
@@ -80,14 +92,21 @@ def limited(level: int, key: str, message: str, *args: object, every: float = 60
         message: a %-format.
         args: its arguments. Pass user data through `shown`.
         every: seconds between two lines of one key.
+        about: tells lines of one key apart, such as a name; the first eight of them have a limit of their own.
     """
     now = time.monotonic()
+    if about:
+        names = _abouts.setdefault(key, set())
+        if len(names) < _MAX_ABOUTS or about in names:
+            names.add(about)
+            key = f"{key}:{about}"
     last, held = _last.get(key, (-every, 0))
     if now - last < every:
         _last[key] = (last, held + 1)
         return
     if len(_last) >= _MAX_KEYS:
         _last.clear()
+        _abouts.clear()
     _last[key] = (now, 0)
     if held:
         message += f" ({held} more like this since the last line)"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 
+import orjson
+
 from hypotest import accounts, control, log
 from hypotest.backlog import Backlog, survey
 from hypotest.control import LIVED
@@ -37,6 +39,13 @@ def visit(state: StateDir, max_age: float, passed: int) -> int:
     return waiting
 
 
+def _server_of(page: control.ControlPage) -> str:
+    """The server of a namespace, as its last leader wrote it."""
+    with contextlib.suppress(ValueError, TypeError):
+        return str(orjson.loads(page.text(control.LEADER_CONFIG))["server_url"])
+    return ""
+
+
 def _look_after(other: StateDir, max_age: float, passed: int) -> int:
     page = control.open_existing(other.path)
     if page is None:
@@ -50,9 +59,11 @@ def _look_after(other: StateDir, max_age: float, passed: int) -> int:
         log.limited(
             log.WARNING,
             f"neighbour:{other.namespace}",
-            "%d events of another token or server wait in %s; `hypotest drain --token` delivers them",
+            "%d events of another token or server wait in %s; `hypotest drain --server-url %s`, with their token in"
+            " HT_TOKEN, delivers them",
             pending,
             other.path,
+            _server_of(page) or "URL",
             every=3600.0,
         )
     return pending

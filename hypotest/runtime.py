@@ -265,7 +265,7 @@ def _build() -> Runtime:
     runtime = here.built.setdefault(_CURRENT, candidate)
     if runtime is candidate and runtime.connected:
         if runtime.state is not None:
-            log.line(log.INFO, "state directory: %s", runtime.state.path)
+            log.line(log.DEBUG, "state directory: %s", runtime.state.path)
         runtime.start()
     return runtime
 

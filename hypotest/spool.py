@@ -8,6 +8,7 @@ exception at any point costs at most the use of one segment, never an event or a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ _SMALLEST, _LARGEST = 64 << 10, 4 << 20
 _QUICK, _SLOW = 10.0, 60.0
 _RETRY_AFTER = 1.0
 _PUBLISHED_FOR = 2.0
+_TALLY = 4096
 _RESERVE, _RESERVE_SHARE = 64 << 20, 0.05
 
 
@@ -58,6 +60,9 @@ class Spool:
         self._idle: list[Segment] = []
         self._unreported = list(unreported)
         self._refuse_until = (0.0, "")
+        self._tally: list[Segment] = []
+        self._tally_made = False
+        self._tally_after = 0.0
         self._published, self._published_at = -1, 0.0
         self._opened_since = 0
         self._mapped: bool | None = None
@@ -112,17 +117,37 @@ class Spool:
         target.words[POSITION] = position + ONE + (len(frame) + 7 & -8)  # publish last
 
     def refuse(self, reason: str) -> None:
-        """Counts an event that is not accepted, where a kill does not lose the count if any segment is open."""
+        """Counts an event that is not accepted, in a file that outlives the process if there is room for one."""
         slot = accounts.refusal_slot(reason)
-        try:
-            open_segment = self._idle.pop()
-        except IndexError:
-            self._unreported[slot] += 1
+        for held in (self._idle, self._tally):
+            try:
+                counting = held.pop()
+            except IndexError:
+                continue
+            try:
+                counting.words[COUNTERS + slot] += 1
+            finally:
+                held.append(counting)
             return
-        try:
-            open_segment.words[COUNTERS + slot] += 1
-        finally:
-            self._idle.append(open_segment)
+        self._unreported[slot] += 1
+        self._open_tally()
+
+    def _open_tally(self) -> None:
+        """Makes a segment that holds counts and never an event, in spite of the cap: for a process without another."""
+        if self._tally_made or time.monotonic() < self._tally_after:
+            return
+        self._tally_after = time.monotonic() + _RETRY_AFTER
+        with contextlib.suppress(OSError):
+            tally = self._make(_TALLY)
+            self._tally_made = True
+            self._write_down(tally)
+            self._tally.append(tally)
+
+    def _write_down(self, target: Segment) -> None:
+        for slot, n in enumerate(self._unreported):
+            if n:
+                target.count(slot, n)
+                self._unreported[slot] -= n
 
     def unreported(self) -> list[int]:
         """Counts that are in no segment yet."""
@@ -149,12 +174,10 @@ class Spool:
 
     def _open(self, length: int) -> Segment:
         if length > MAX_PAYLOAD:
-            self._unreported[accounts.refusal_slot("too_large")] += 1
-            raise EventRefused("too_large", f"{length} bytes, at most {MAX_PAYLOAD}")
+            raise self._refusal("too_large", f"{length} bytes, at most {MAX_PAYLOAD}")
         until, reason = self._refuse_until
         if reason and time.monotonic() < until:
-            self._unreported[accounts.refusal_slot(reason)] += 1
-            raise EventRefused(reason, "as a moment ago")
+            raise self._refusal(reason, "as a moment ago")
         smallest = max(_SMALLEST, (segment.HEADER + length + 8 + 4095) & -4096)
         try:
             try:
@@ -166,24 +189,23 @@ class Spool:
                 fresh = self._create(smallest)
         except EventRefused as refusal:
             self._refuse_until = (time.monotonic() + _RETRY_AFTER, refusal.reason)
-            self._unreported[accounts.refusal_slot(refusal.reason)] += 1
+            self.refuse(refusal.reason)
             raise
         except OSError as error:
             self._refuse_until = (time.monotonic() + _RETRY_AFTER, "disk")
-            self._unreported[accounts.refusal_slot("disk")] += 1
-            raise EventRefused("disk", str(error)) from error
-        for slot, n in enumerate(self._unreported):
-            if n:
-                fresh.count(slot, n)
-                self._unreported[slot] -= n
+            raise self._refusal("disk", str(error)) from error
+        self._write_down(fresh)
         return fresh
 
     def _create(self, size: int) -> Segment:
         self._check_room(size)
+        self._opened_since += size
+        return self._make(size)
+
+    def _make(self, size: int) -> Segment:
         if self._mapped is None:
             self._mapped = platform.mappable(self._directory)
         number, self._next = self._next, self._next + 1
-        self._opened_since += size
         return segment.create(self._directory, self._instance, number, size, self.segments, mapped=self._mapped)
 
     def _check_room(self, size: int) -> None:
@@ -229,8 +251,7 @@ class Spool:
     def close(self) -> None:
         """Finishes the segments; what an append has checked out right now is finished when it is put back."""
         self._closed = True
-        while True:
-            try:
-                self._finish(self._idle.pop())
-            except IndexError:
-                return
+        for held in (self._idle, self._tally):
+            with contextlib.suppress(IndexError):
+                while True:
+                    self._finish(held.pop())

@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hypotest import control, statedir
+from hypotest import accounts, control, statedir
 from hypotest.backlog import DELIVERED, Backlog
 from hypotest.spool import Spool
 from tests.server_process import clean_env
@@ -61,6 +61,12 @@ def drain(backlog: Backlog, *, most: int = 1000) -> list[tuple[str, bytes]]:
         assert backlog.settle(batch, [DELIVERED] * len(events)) == len(events)
     backlog.scan()
     return found
+
+
+def refused_by(spool: Spool) -> dict[str, int]:
+    """Return what a writer refused, whether it stands in a file already or not."""
+    written = [held.counters() for held in spool.segments.values()]
+    return accounts.refused(accounts.add([spool.unreported(), *written]))
 
 
 def payloads(events: list[tuple[str, bytes]]) -> list[bytes]:

@@ -13,7 +13,7 @@ import pytest
 from hypotest import control, neighbours, statedir
 from hypotest.backlog import survey
 from hypotest.spool import Spool
-from tests.processes import expect_each_once, run, said, sdk_env
+from tests.processes import Script, expect_each_once, run, said, sdk_env
 from tests.server_process import ServerProcess, wait_for
 
 MIB = 1 << 20
@@ -114,3 +114,37 @@ assert hypotest.status().accepted == hypotest.status().delivered == 60, hypotest
     run(source, sdk_env(server, tmp_path / "state"))
     expect_each_once(server, "kept", "more", "last")
     wait_for(lambda: server.accounts()["events"] == 60, "each once")
+
+
+def test_refusals_are_seen_by_all_and_survive_the_process(server: ServerProcess, tmp_path: Path) -> None:
+    """What the cap refuses stands in a file: another process sees it, also after a kill, and after the outage."""
+    server.stop()
+    env = sdk_env(server, tmp_path / "state", max_spool_bytes=MIB, leader="off")
+    source = """
+for i in range(20_000):
+    hypotest.kpi_event("k", user_id="u")
+say("refused", hypotest.status().refused["spool_full"])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with Script(source, env) as script:
+        refused = int(script.wait_for("refused").split()[1])
+    assert refused > 1000
+    assert f"'spool_full': {refused}" in run('say("seen", dict(hypotest.status().refused))', env)
+    server.restart()
+    ask = 'assert hypotest.flush(15)\nuntil(lambda: hypotest.status().spool_bytes == 0, "folded")\n'
+    output = run(ask + 'say("seen", dict(hypotest.status().refused))', env | {"HT_LEADER": "auto"})
+    assert said(output, "seen") == f"{{'spool_full': {refused}}}"
+
+
+def test_trouble_ends_with_the_outage(server: ServerProcess, tmp_path: Path) -> None:
+    """The first batch that is acknowledged again clears the last error, whatever the pull interval."""
+    source = f"""
+assert hypotest.wait_until_ready(10)
+os.kill({server.pid}, signal.SIGSTOP)
+keep("kept")
+until(lambda: hypotest.status().last_error, "an error")
+os.kill({server.pid}, signal.SIGCONT)
+until(lambda: not hypotest.status().last_error, "no error any more")
+"""
+    env = sdk_env(server, tmp_path / "state", connection_timeout=0.1, pull_interval=3600)
+    assert "serves again" in run(source, env)

@@ -16,7 +16,7 @@ from hypotest.accounts import ACCEPTED, refused
 from hypotest.errors import EventRefused
 from hypotest.segment import COUNTERS, FINISHED, FULL_SIZE, MAX_PAYLOAD, POSITION
 from hypotest.spool import Spool
-from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, payloads, run_python
+from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, payloads, refused_by, run_python
 
 if TYPE_CHECKING:
     from hypotest.segment import Segment
@@ -71,14 +71,13 @@ def test_every_size(home: Namespace) -> None:
 
 
 def test_the_first_event_may_be_the_largest(home: Namespace) -> None:
-    """The first segment has room for any event; one that is too large needs none."""
+    """The first segment has room for any event; one that is too large leaves a count in a small file."""
     with pytest.raises(EventRefused):
         home.spool.append(bytes(MAX_PAYLOAD + 1))
-    assert os.listdir(home.state.spool) == []
-    assert refused(home.spool.unreported()) == {"too_large": 1}
+    assert [entry.stat().st_size for entry in os.scandir(home.state.spool)] == [4096]
     home.spool.append(b"x" * MAX_PAYLOAD)
     assert home.spool.unreported() == [0] * 16
-    assert refused(files(home)[0].counters()) == {"too_large": 1}
+    assert refused_by(home.spool) == {"too_large": 1}
 
 
 def test_segments_grow_while_the_process_is_busy(home: Namespace) -> None:
@@ -224,13 +223,16 @@ def test_a_handler_that_raises_loses_only_its_own_call(home: Namespace) -> None:
 
 
 def test_counts_of_refusals_reach_the_file(home: Namespace) -> None:
-    """A refusal is counted in the open segment; before there is one, in the first that is opened."""
+    """A refusal is counted in the open segment; before there is one, in one for counts alone."""
     home.spool.refuse("no_token")
-    assert refused(home.spool.unreported()) == {"no_token": 1}
+    home.spool.refuse("no_token")
     home.spool.append(b"x")
     home.spool.refuse("error")
-    assert refused(files(home)[0].counters()) == {"no_token": 1, "error": 1}
+    assert [refused(held.counters()) for held in files(home)] == [{"no_token": 2}, {"error": 1}]
     assert home.spool.unreported() == [0] * 16
+    home.spool.close()
+    assert payloads(drain(home.backlog(lambda: NOTHING))) == [b"x"]
+    assert refused(home.totals()) == {"no_token": 2, "error": 1}
 
 
 def test_close_finishes(home: Namespace) -> None:
