@@ -20,7 +20,8 @@ from hypotest.errors import ConfigError, HypotestError
 _DISTRIBUTION = "hypotest-python3-sdk"
 _OVERRIDES = ("token", "server_url", "state_dir")
 _INTERRUPTED = 130
-_EPILOG = "Exit status: {}; 2 it could not be tried; 130 interrupted."
+_EPILOG = "Exit status: {}; 130 interrupted."
+_NOT_TRIED = "; 2 it could not be tried"
 _NEEDS = {"server": ("starlette", "uvicorn", "yaml"), "demo": ("starlette", "uvicorn", "yaml", "gunicorn", "flask")}
 
 
@@ -49,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # `hypotest status | head`: nobody listens any more. The interpreter would complain once more at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        from hypotest import statedir  # noqa: PLC0415 - for this only
+
+        print(f"hypotest{command}: {statedir.describe(error)}", file=sys.stderr)
+        return 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -103,7 +109,7 @@ def _parser() -> _Parser:
             name,
             help=summary,
             description=summary,
-            epilog=_EPILOG.format(exits),
+            epilog=_EPILOG.format(exits if "; 2 " in exits else exits + _NOT_TRIED),
             parents=[] if name in ("serve", "demo") else [common],
             allow_abbrev=False,
         )
@@ -256,19 +262,20 @@ _COMMANDS: dict[
     ),
     "status": (
         "how the SDK is doing on this host; starts and makes nothing",
-        "0 told; with --ready, 0 only if settings are readable and a live leader exists, else 1",
+        "0 told; with --ready, 0 only if settings are readable and a live leader exists, else 1; 2 it may not look",
         _status,
         _status_options,
     ),
     "drain": (
         "deliver what is pending now, through the leader or as it, whatever HT_LEADER says",
-        "0 nothing of what was pending at the start is left; 1 something is",
+        "0 nothing of what was pending at the start is left; 1 something is; 2 no state of this server and token,"  # noqa: ISC004
+        " or it may not look; events of other servers and tokens are told and change nothing",
         _drain,
         _drain_options,
     ),
     "agent": (
         "the sidecar: campaign in the foreground until SIGTERM or SIGINT, whatever HT_LEADER says",
-        "0 stopped by a signal",
+        "0 stopped by a signal; 2 it could not be tried, or the state directory that was named cannot be used",
         _agent,
         _no_options,
     ),

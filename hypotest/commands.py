@@ -58,29 +58,40 @@ def _look(config: Config) -> Onlooker:
 
 
 def _nothing_here(looker: Onlooker) -> str:
+    searched = [root for root in looker.looked_in if root not in looker.passed]
     return (
         f"nothing has run here with this token and {looker.config.server_url}: no state in"
-        f" {', '.join(looker.looked_in)}; is this the user and the HT_STATE_DIR of the application?"
+        f" {', '.join(searched)}; is this the user and the HT_STATE_DIR of the application?"
     )
+
+
+def _require_sight(looker: Onlooker) -> None:
+    """Fails if there is no state where we may look, and we may not look, or the SDK would not, everywhere."""
+    if looker.state is None and looker.passed:
+        searched = [root for root in looker.looked_in if root not in looker.passed]
+        nothing = f"; no state of this server and token in {', '.join(searched)}" if searched else ""
+        raise CommandFailed(2, f"{'; '.join(looker.passed.values())}{nothing}")
 
 
 def status(config: Config, *, as_json: bool, ready: bool) -> int:
     """`hypotest status`."""
     looker = _look(config)
+    _require_sight(looker)
     found, alive, neighbours = gather(looker), looker.leader_is_alive(), looker.neighbours()
     if as_json:
-        more = {"leader_alive": alive, "neighbours": [other._asdict() for other in neighbours]}
+        others = [other._asdict() for other in neighbours]
+        more = {"leader_alive": alive, "neighbours": others, "passed_over": looker.passed}
         print(orjson.dumps(found.to_dict() | more, option=orjson.OPT_INDENT_2).decode())
     elif looker.state is None:
         if ready:
             raise CommandFailed(1, _nothing_here(looker))
         print(_nothing_here(looker))
         for other in neighbours:
-            print(f"{other.pending:,} events of another server, token or state directory wait in {other.path}")
+            print(report.neighbour_text(other))
     elif ready:
         print(report.verdict(found, alive=alive))
     else:
-        print(report.status_text(found, neighbours, alive=alive))
+        print(report.status_text(found, neighbours, alive=alive, passed=list(looker.passed.values())))
     return int(ready and not (found.ready and alive))
 
 
@@ -88,15 +99,44 @@ def drain(config: Config, *, timeout: float) -> int:
     """`hypotest drain`."""
     looker = _look(config)
     _require_connection(config)
-    state, page = looker.state, looker.page
-    if state is None or page is None:
-        print(f"nothing is pending: {_nothing_here(looker)}")
-        return 0
+    _require_sight(looker)
+    if looker.state is None or looker.page is None:
+        searched, waiting = ", ".join(looker.looked_in), _elsewhere(looker)
+        raise CommandFailed(
+            2,
+            f"no state of {config.server_url} and this token in {searched}: is this the application's token, server"
+            f" and HT_STATE_DIR?{waiting and f' {waiting}'}",
+        )
+    print(_drained(config, looker, looker.state, looker.page, timeout))
+    for line in (*(f"passed over: {reason}" for reason in looker.passed.values()), _elsewhere(looker)):
+        if line:
+            print(line)
+    return 0
+
+
+def _elsewhere(looker: Onlooker) -> str:
+    neighbours = looker.neighbours()
+    waiting = sum(other.pending for other in neighbours)
+    return (
+        f"{waiting:,} events of other servers, tokens or state directories wait in"
+        f" {', '.join(other.path for other in neighbours)}; `hypotest status` says how to deliver them"
+        if waiting
+        else ""
+    )
+
+
+def _drained(
+    config: Config, looker: Onlooker, state: statedir.StateDir, page: control.ControlPage, timeout: float
+) -> str:
+    """Delivers what is pending, and says so.
+
+    Raises:
+        CommandFailed: something is left.
+    """
     marks = backlog.survey(state, {}).marks
     pending = left = _left(marks)
     if not pending:
-        print("nothing is pending")
-        return 0
+        return "nothing is pending"
     dropped = gather(looker).dropped
     started = time.monotonic()
     with _campaign(config, state):
@@ -115,8 +155,7 @@ def drain(config: Config, *, timeout: float) -> int:
     lost = {name: n - dropped.get(name, 0) for name, n in gather(looker).dropped.items() if n > dropped.get(name, 0)}
     settled = f"{pending:,} events were pending, none of them is left ({time.monotonic() - started:.1f} s)"
     gone = ", ".join(f"{name} {n:,}" for name, n in lost.items())
-    print(f"{settled}; dropped meanwhile: {gone}; see {state.quarantine}" if gone else settled)
-    return 0
+    return f"{settled}; dropped meanwhile: {gone}; see {state.quarantine}" if gone else settled
 
 
 def _left(marks: Mapping[str, int]) -> int:
@@ -160,23 +199,44 @@ def agent(config: Config, given: Mapping[str, str]) -> int:
         config: in force.
         given: the options of the command line, by parameter name.
     """
-    _require_token(config)
+    token = _require_token(config)
     _require_connection(config)
+    _require_usable(config, token)
     with _stop_signals() as stopped:
         runtime.configure({**given, "leader": "auto"})
         now = runtime.current()
         if now.state is None:
             raise CommandFailed(2, "no usable state directory: set HT_STATE_DIR to a directory of this user")
+        _require_place(config, now)
         log.line(log.INFO, "agent: pid %d campaigns for %s in %s", os.getpid(), config.server_url, now.state.path)
         while not stopped(_LOOK_EVERY if now.state is not None else _STATE_RETRY):
             # Another one, where the state directory was deleted or replaced.
             now = runtime.current()
             if now.state is None:
                 runtime.retire(now)
+            else:
+                _require_place(config, now)
             now.start()
         now.close()
         log.line(log.INFO, "agent: pid %d was told to stop", os.getpid())
     return 0
+
+
+def _require_usable(config: Config, token: str) -> None:
+    """Fails if a state directory was named and cannot be used: who names one does not mean another."""
+    if config.state_dir is not None:
+        try:
+            statedir.prepare(config.state_dir, statedir.namespace_of(config.server_url, token))
+        except StorageError as error:
+            raise CommandFailed(2, f"the state directory cannot be used: {error}") from None
+
+
+def _require_place(config: Config, now: runtime.Runtime) -> None:
+    """Ends a runtime that works in another state directory than the one named."""
+    if config.state_dir is not None and now.state is not None and now.state.root != config.state_dir:
+        runtime.retire(now)
+        _require_usable(config, _require_token(config))
+        raise CommandFailed(2, f"the state directory {config.state_dir} cannot be used")
 
 
 class _Stopped:
@@ -223,6 +283,7 @@ def explain(
 ) -> int:
     """`hypotest explain`."""
     looker = _look(config)
+    _require_sight(looker)
     if looker.state is None:
         raise CommandFailed(1, _nothing_here(looker))
     found = looker.newest_settings()

@@ -9,10 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import orjson
+
 from hypotest import accounts, backlog, control, settings, snapshot, statedir
-from hypotest.config import Config
+from hypotest.config import Config, parse
+from hypotest.errors import ConfigError, StorageError
 from hypotest.runtime import Runtime
 from hypotest.spool import Spool
 
@@ -25,10 +29,15 @@ class Neighbour(NamedTuple):
 
     Attributes:
         path: its directory. pending: events that wait in it.
+        root: its state directory. server_url: of its last leader, "" if it had none.
+        own: whether it is of the same server and token, in another state directory.
     """
 
     path: str
     pending: int
+    root: str
+    server_url: str
+    own: bool
 
 
 class Onlooker(Runtime):
@@ -36,19 +45,25 @@ class Onlooker(Runtime):
 
     Attributes:
         looked_in: the state directories that were looked for, best first.
+        passed: those of them that the SDK does not use, and why.
     """
 
     def __init__(self, settled: Config) -> None:
         """Opens the state of `settled`, which has a token; `state` is None if nothing has run with it here."""
         self.looked_in = list(statedir.candidates(settled.state_dir, os.environ))
+        self.passed: dict[str, str] = {}
         super().__init__(settled)
 
     def _open_state(self, token: str) -> None:
         self.namespace = statedir.namespace_of(self.config.server_url, token)
         for root in self.looked_in:
-            state = statedir.StateDir(root, self.namespace)
-            page = control.open_existing(state.path)
-            if page is not None:
+            try:
+                state = statedir.examine(root, self.namespace)
+            except StorageError as error:
+                self.passed[root] = str(error)
+                continue
+            page = control.open_existing(state.path) if state is not None else None
+            if state is not None and page is not None:
                 self.state, self.page = state, page
                 self.reader = snapshot.Reader(state.path, page, settings.decode)
                 self.spool = Spool(state.spool, self.config.max_spool_bytes, self._spool_bytes)
@@ -79,12 +94,21 @@ class Onlooker(Runtime):
 
     def neighbours(self) -> list[Neighbour]:
         """The namespaces in which events wait that no leader of this one delivers."""
-        found = []
-        for root in self.looked_in:
-            own = statedir.StateDir(root, self.namespace)
-            here = self.state is not None and self.state.root == root
-            for state in own.others() + ([] if here else [own]):
+        return [found for root in self.looked_in for found in self._neighbours_in(root)]
+
+    def _neighbours_in(self, root: str) -> Iterator[Neighbour]:
+        own = statedir.StateDir(root, self.namespace)
+        here = self.state is not None and self.state.root == root
+        for state in own.others() + ([] if here else [own]):
+            with contextlib.suppress(OSError):  # of somebody else
                 pending = accounts.pending(backlog.survey(state, {}).counters)
                 if pending > 0:
-                    found.append(Neighbour(state.path, pending))
-        return found
+                    yield Neighbour(state.path, pending, root, _server_of(state), state.namespace == self.namespace)
+
+
+def _server_of(state: statedir.StateDir) -> str:
+    """The server that the last leader of a namespace delivered to, "" if it is not known."""
+    page = control.open_existing(state.path)
+    with contextlib.suppress(ValueError, TypeError, KeyError, ConfigError):
+        return str(parse("server_url", orjson.loads(page.text(control.LEADER_CONFIG))["server_url"])) if page else ""
+    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 
 from hypotest.assignment import HASHES
@@ -14,8 +15,15 @@ from hypotest.onlooker import Neighbour
 _STALE_FACTOR, _STALE_SLACK = 3, 10.0
 
 
-def status_text(status: Status, neighbours: Sequence[Neighbour], *, alive: bool) -> str:
-    """The status for people, most urgent first, one subject a line."""
+def status_text(status: Status, neighbours: Sequence[Neighbour], *, alive: bool, passed: Sequence[str] = ()) -> str:
+    """The status for people, most urgent first, one subject a line.
+
+    Args:
+        status: of this namespace.
+        neighbours: other namespaces in which events wait.
+        alive: whether the leader moves.
+        passed: why state directories that come before the one in use are not used.
+    """
     dropped = sum(status.dropped.values())
     settled = f"{status.delivered:,} delivered + {status.pending:,} pending + {dropped:,} dropped"
     lines = [
@@ -31,15 +39,32 @@ def status_text(status: Status, neighbours: Sequence[Neighbour], *, alive: bool)
         ("last error", status.last_error or "none"),
         ("state", status.state_dir or "none"),
     ]
-    lines += [
-        ("elsewhere", f"{other.pending:,} events of another server, token or state directory wait in {other.path}")
-        for other in neighbours
-    ]
+    lines += [("passed over", reason) for reason in passed]
+    lines += [("elsewhere", neighbour_text(other)) for other in neighbours]
     return "\n".join(f"{subject:<11} {text}" for subject, text in lines)
+
+
+def neighbour_text(other: Neighbour) -> str:
+    """What waits in another namespace, and the command that delivers it."""
+    where = f"--state-dir {shlex.quote(other.root)}"
+    if other.own:
+        return (
+            f"{other.pending:,} events of this server and token wait in {other.path};"
+            f" to deliver them: hypotest drain {where}"
+        )
+    server = shlex.quote(other.server_url) if other.server_url else "THEIR_SERVER"
+    whose = f"for {other.server_url}" if other.server_url else "of another server, token or state directory"
+    return (
+        f"{other.pending:,} events {whose} wait in {other.path}; to deliver them:"
+        f" HT_TOKEN=THEIR_TOKEN hypotest drain --server-url {server} {where}"
+    )
 
 
 def verdict(status: Status, *, alive: bool) -> str:
     """One line: ready, or why not."""
+    if not alive and not status.leader_pid and not status.pending:
+        idle = "idle: no process of the application is at work here, nothing is pending"
+        return idle if status.ready else f"{idle}; no settings have arrived yet"
     if not status.ready:
         return "NOT READY: there are no settings yet, every answer is control"
     if not alive:
@@ -48,12 +73,17 @@ def verdict(status: Status, *, alive: bool) -> str:
 
 
 def _leader(status: Status, *, alive: bool) -> str:
-    count = f"number {status.leaders} of this state directory" if status.leaders else "there never was one"
+    count = f"leader {status.leaders} since the state directory was made"
     if alive:
         return f"pid {status.leader_pid}, alive; {count}"
     if status.leader_pid:
-        return f"pid {status.leader_pid} DOES NOT MOVE: it was killed, or it is stopped; {count}"
-    return f"NONE; {count}"
+        return (
+            f"pid {status.leader_pid} DOES NOT MOVE: it ended without signing off (killed, or an end without exit"
+            f" handlers), or it is stopped; {count}"
+        )
+    if status.leaders:
+        return f"NONE; the last one, {count}, signed off"
+    return "NONE; there never was one"
 
 
 def _settings(status: Status) -> str:

@@ -120,8 +120,57 @@ def prepare(root: str, namespace: str) -> StateDir:
     except StorageError:
         raise
     except OSError as error:
-        raise StorageError(f"{root} cannot be used: {error.strerror or error}") from error
+        raise StorageError(f"{root} cannot be used: {describe(error)}") from error
     return state
+
+
+def examine(root: str, namespace: str) -> StateDir | None:
+    """The namespace under `root`, for who only looks: the checks of `prepare`; makes and changes nothing.
+
+    Returns:
+        None if it is not there.
+
+    Raises:
+        StorageError: `prepare` would refuse it, or we may not look.
+    """
+    state = StateDir(root, namespace)
+    try:
+        _check(root, forbidden=stat.S_IWGRP | stat.S_IWOTH)
+        for path in (f"{root}/{FORMAT}", state.path):
+            _check(path, forbidden=0)
+        for path in (state.spool, state.quarantine):
+            with contextlib.suppress(FileNotFoundError):  # prepare makes them again
+                _check(path, forbidden=0)
+        if os.path.lexists(state.spool) and not os.access(
+            state.spool, _RWX, effective_ids=os.access in os.supports_effective_ids
+        ):
+            raise StorageError(f"{state.spool} is not writable")
+    except FileNotFoundError:
+        return None
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(describe(error, root)) from error
+    return state
+
+
+def describe(error: OSError, path: str = "") -> str:
+    """One line for people: which path, what is wrong with it and, where we may not, whose it is and who we are."""
+    named = error.filename if isinstance(error.filename, str) else path
+    told = ": ".join(filter(None, (named, error.strerror or str(error) or type(error).__name__)))
+    if not isinstance(error, PermissionError) or not named:
+        return told
+    while named:
+        with contextlib.suppress(OSError):
+            return f"{told} ({named} belongs to user {_user(os.lstat(named).st_uid)}, we are {_user(os.geteuid())})"
+        named = os.path.dirname(named) if named != "/" else ""
+    return told
+
+
+def _user(number: int) -> str:
+    with contextlib.suppress(KeyError):
+        return f"{number} ({pwd.getpwuid(number).pw_name})"
+    return str(number)
 
 
 def _make(path: str) -> None:
@@ -140,6 +189,6 @@ def _check(path: str, forbidden: int) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise StorageError(f"{path} is not a directory")
     if found.st_uid != os.geteuid():
-        raise StorageError(f"{path} belongs to user {found.st_uid}, not to {os.geteuid()}")
+        raise StorageError(f"{path} belongs to user {_user(found.st_uid)}, not to {_user(os.geteuid())}")
     if found.st_mode & forbidden:
         raise StorageError(f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):o})")

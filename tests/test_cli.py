@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from hypotest import report
+from hypotest import report, statedir
 from hypotest.health import Status
 from tests.server_process import DEADLINE, ServerProcess, clean_env, wait_for
 
 TOKEN = "s3cret-token-of-ours"
+NOBODY = 65534
 COMMANDS = ("serve", "status", "drain", "agent", "explain", "check", "demo")
 
 
@@ -255,10 +256,108 @@ def test_status_names_other_namespaces_with_waiting_events(env: dict[str, str]) 
     leave_pending(env | {"HT_TOKEN": "the-token-before"}, 5)
     told = hypotest(env, "status")
     assert "elsewhere   5 events of another server, token or state directory wait in " in told
+    assert f"HT_TOKEN=THEIR_TOKEN hypotest drain --server-url THEIR_SERVER --state-dir {env['HT_STATE_DIR']}\n" in (
+        told + "\n"
+    )
     assert "2 accepted" in told
     neighbours = as_json(env)["neighbours"]
     assert isinstance(neighbours, list)
     assert [other["pending"] for other in neighbours] == [5]
+
+
+def test_status_names_the_server_of_a_neighbour_and_the_command_that_drains_it(
+    env: dict[str, str], server: ServerProcess, tmp_path: Path
+) -> None:
+    with agent(env, tmp_path / "agent.log"):
+        pass
+    leave_pending(env, 3)
+    there = env["HT_SERVER_URL"]
+    told = hypotest(env, "status", "--server-url", "https://new.example")
+    command_line = f"hypotest drain --server-url {there} --state-dir {env['HT_STATE_DIR']}"
+    assert f"3 events for {there} wait in " in told
+    assert told.rstrip().endswith(f"to deliver them: HT_TOKEN=THEIR_TOKEN {command_line}")
+    assert hypotest(env, *command_line.split()[1:]).startswith("3 events were pending, none")
+    assert server.accounts()["events"] == 3
+
+
+def test_status_is_no_alarm_where_nothing_is_at_work(env: dict[str, str]) -> None:
+    leave_pending(env, 1)
+    hypotest(env, "drain")
+    idle = "idle: no process of the application is at work here, nothing is pending"
+    told = hypotest(env, "status")
+    assert idle in told
+    assert "NONE; the last one, leader 1 since the state directory was made, signed off" in told
+    assert hypotest(env, "status", "--ready", status=1).startswith(idle)
+
+
+def test_status_says_that_a_leader_ended_without_signing_off(env: dict[str, str], server: ServerProcess) -> None:
+    application(
+        env,
+        "import os, time\nwhile not (hypotest.status().leader_pid and hypotest.status().ready): time.sleep(0.01)\n"
+        "os._exit(0)",
+    )
+    assert server.polls()
+    told = hypotest(env, "status")
+    assert "it ended without signing off (killed, or an end without exit handlers), or it is stopped" in told
+    assert "NOT READY: no live leader" in told
+
+
+# --- state directories that the SDK does not use
+
+
+def refused(env: dict[str, str], reason: str) -> None:
+    """Every command that looks says why it cannot, in one line, and fails."""
+    looks = ("status",), ("status", "--ready"), ("status", "--json"), ("drain",), ("explain", "button"), ("agent",)
+    for arguments in looks:
+        told = hypotest(env, *arguments, status=2)
+        assert reason in told
+        assert env["HT_STATE_DIR"] in told
+
+
+@pytest.fixture
+def no_fallback(env: dict[str, str]) -> None:
+    """Nothing of this server and token is in the directory that is used where none other can be."""
+    *_, fallback = statedir.candidates("/x", {})
+    assert not Path(statedir.StateDir(fallback, statedir.namespace_of(env["HT_SERVER_URL"], TOKEN)).path).exists()
+
+
+@pytest.mark.usefixtures("no_fallback")
+def test_a_state_directory_that_the_sdk_would_not_use_is_one_line(env: dict[str, str], tmp_path: Path) -> None:
+    leave_pending(env, 3)
+    state = Path(env["HT_STATE_DIR"])
+    state.chmod(0o777)
+    refused(env, "can be written by others (mode 777)")
+    state.chmod(0o700)
+    (tmp_path / "link").symlink_to(state)
+    refused(env | {"HT_STATE_DIR": str(tmp_path / "link")}, "is a symbolic link")
+    (tmp_path / "file").write_text("")
+    refused(env | {"HT_STATE_DIR": str(tmp_path / "file")}, "is not a directory")
+    refused(env | {"HT_STATE_DIR": str(tmp_path / "file" / "below")}, "Not a directory")
+    assert "3 events were pending" in hypotest(env, "drain")
+
+
+def test_commands_look_where_the_application_works(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    misled = env | {"HT_STATE_DIR": str(tmp_path / "file")}
+    leave_pending(misled, 3)
+    told = hypotest(misled, "status")
+    assert "3 accepted" in told
+    assert f"passed over {tmp_path}/file is not a directory" in told
+    assert as_json(misled)["passed_over"] == {f"{tmp_path}/file": f"{tmp_path}/file is not a directory"}
+    assert "is not a directory" in hypotest(misled, "agent", status=2)
+    drained, passed = hypotest(misled, "drain").splitlines()[:2]
+    assert "3 events were pending, none of them is left" in drained
+    assert passed == f"passed over: {tmp_path}/file is not a directory"
+
+
+def test_the_agent_ends_when_its_state_directory_cannot_be_used_any_more(env: dict[str, str], tmp_path: Path) -> None:
+    state, log = Path(env["HT_STATE_DIR"]), tmp_path / "agent.log"
+    with agent(env, log) as process:
+        state.rename(tmp_path / "gone")
+        state.write_text("")
+        assert process.wait(DEADLINE) == 2
+    assert f"hypotest agent: the state directory cannot be used: {state} is not a directory" in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 def test_options_beat_the_environment(env: dict[str, str], server: ServerProcess, tmp_path: Path) -> None:
@@ -304,9 +403,25 @@ def test_a_size_has_three_digits(count: int, said: str) -> None:
 # --- drain
 
 
-def test_drain_where_nothing_is_pending_makes_nothing(env: dict[str, str]) -> None:
-    assert "nothing is pending" in hypotest(env, "drain")
+def test_drain_where_there_is_no_state_fails_and_makes_nothing(env: dict[str, str]) -> None:
+    told = hypotest(env, "drain", status=2)
+    assert f"no state of {env['HT_SERVER_URL']} and this token in {env['HT_STATE_DIR']}" in told
     assert not Path(env["HT_STATE_DIR"]).exists()
+    leave_pending(env, 4)
+    for mistyped in (("--token", "mistyped"), ("--server-url", "https://mistyped.example")):
+        told = hypotest(env, "drain", *mistyped, status=2)
+        assert "no state of " in told
+        assert "4 events of other servers, tokens or state directories wait in " in told
+    assert "no state of " in hypotest(env, "drain", "--state-dir", env["HT_STATE_DIR"] + "x", status=2)
+
+
+def test_drain_says_that_events_wait_elsewhere(env: dict[str, str]) -> None:
+    leave_pending(env, 2)
+    leave_pending(env | {"HT_TOKEN": "the-token-before"}, 5)
+    drained, elsewhere = hypotest(env, "drain").splitlines()
+    assert "2 events were pending, none of them is left" in drained
+    assert elsewhere.startswith("5 events of other servers, tokens or state directories wait in ")
+    assert hypotest(env, "drain").splitlines() == ["nothing is pending", elsewhere]
 
 
 def test_drain_leads_itself_whatever_ht_leader_says(env: dict[str, str], server: ServerProcess) -> None:
@@ -548,10 +663,39 @@ def test_serve_is_the_server(bare: dict[str, str], tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to be")
-def test_drain_as_another_user_than_the_application_s_says_so_and_makes_no_directory(env: dict[str, str]) -> None:
+@pytest.mark.usefixtures("no_fallback")
+def test_another_user_than_the_application_s_is_told_so_and_no_directory_is_made(
+    env: dict[str, str], tmp_path: Path
+) -> None:
     leave_pending(env, 1)
     state = Path(env["HT_STATE_DIR"])
     for path in [state, *state.rglob("*")]:
-        os.chown(path, 65534, 65534)
-    assert "belongs to user 65534, not to 0" in hypotest(env, "drain", status=2)
-    assert "1 accepted" in hypotest(env, "status")
+        os.chown(path, NOBODY, NOBODY)
+    refused(env, f"{state} belongs to user {NOBODY} (")
+    refused(env, "not to 0 (root)")
+    below = tmp_path / "closed" / "state"
+    state.chmod(0o700)
+    below.parent.mkdir(mode=0o700)
+    refused_to_nobody = f"{below.parent} belongs to user 0 (root), we are {NOBODY} ("
+    for parent in [tmp_path, *tmp_path.parents]:
+        if parent.stat().st_uid == 0 and parent.name.startswith(("pytest-", "test_")):
+            parent.chmod(0o711)
+    source = (  # the imports first: the interpreter may be where only its owner can read
+        "import os, sys, hypotest.leadership, hypotest.commands\nfrom hypotest.cli import main\n"
+        f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\nsys.exit(main(sys.argv[1:]))"
+    )
+    for arguments in (("status",), ("status", "--ready"), ("status", "--json"), ("drain",), ("agent",)):
+        done = completed(env | {"HT_STATE_DIR": str(below)}, [sys.executable, "-c", source, *arguments])
+        assert done.returncode == 2, done
+        assert len(done.stderr.splitlines()) == 1, done
+        assert refused_to_nobody in done.stderr
+
+
+def test_an_error_of_the_system_is_one_line(env: dict[str, str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command("status", "--json"), check=False, env=env, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("hypotest status: No space left on device")
+    assert "Traceback" not in done.stderr

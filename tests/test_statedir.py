@@ -124,7 +124,7 @@ def test_directories_of_somebody_else(tmp_path: Path, below: str) -> None:
     """A directory of another user is not used, not even by root."""
     prepare(str(tmp_path / "state"), NAMESPACE)
     os.chown(tmp_path / "state" / below, NOBODY, -1)
-    refuses(tmp_path / "state", f"belongs to user {NOBODY}, not to 0")
+    refuses(tmp_path / "state", f"belongs to user {NOBODY}")
 
 
 @as_root
@@ -139,7 +139,7 @@ except StorageError as error:
     print(error)
 """
     said = run_python(BECOME_NOBODY + child, tmp_path / "x")
-    assert said == f"{tmp_path}/x cannot be used: Permission denied\n"
+    assert said.startswith(f"{tmp_path}/x cannot be used: {tmp_path}/x: Permission denied (")
 
 
 def test_an_explicit_directory_comes_first() -> None:
