@@ -9,8 +9,12 @@
   converted if there is one such event; `count` and `sum` cover all of them, `no_value` says how many of them
   had no number to sum. Goals of people who were never
   exposed, or not yet, don't count.
-- Exposures with an `ht_sdk_error` and those that an override decided count too: the person did get that variant.
-  `errors` and `overridden` say how many events those were, for they are no random draw.
+- An exposure whose `ht_sdk_error` says that the SDK could not decide (settings or a condition that it could not
+  use, no settings yet, no id) makes nobody a member of a variant, and nobody `mixed`: such a person was not dealt
+  `control`, but got it instead, and would bias that one arm. It counts in `exposures` and `errors`, no more. The
+  errors in `ASSIGNED` are none of these: the variant was assigned, and counts, in `errors` too.
+- Exposures that an override decided count too: the person did get that variant. `overridden` says how many events
+  those were, for they are no random draw.
 
 One pass over the account's events in a read transaction; memory grows with people, not with events.
 """
@@ -24,11 +28,15 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping
 
+ASSIGNED = ("both user_id and visitor_id where sent", "experiment is inactive")
+"""The texts of `ht_sdk_error` of a true assignment: what the SDK decided, it decided by the rules."""
+
 _MATCHES = "SELECT DISTINCT user_id, visitor_id FROM events WHERE account = ? AND user_id <> '' AND visitor_id <> ''"
 _EXPOSURES = (
-    "SELECT name, variant, user_id, visitor_id, min(time) AS first, min(seq), count(*), count(error), "
+    "SELECT name, variant, user_id, visitor_id, min(time) AS first, min(seq), count(*), count(error), "  # noqa: S608
+    f"""ifnull(error, '') NOT IN ('', {", ".join(repr(error) for error in ASSIGNED)}) AS undecided, """
     """sum(ifnull(instr(tags, '"override_reason":'), 0) > 0) """
-    "FROM events WHERE account = ? AND type = 'visit' GROUP BY name, variant, user_id, visitor_id "
+    "FROM events WHERE account = ? AND type = 'visit' GROUP BY name, variant, user_id, visitor_id, undecided "
     "ORDER BY first, min(seq)"
 )
 _GOALS = "SELECT name, user_id, visitor_id, time, value FROM events WHERE account = ? AND type = 'goal'"
@@ -147,13 +155,13 @@ def results(connection: sqlite3.Connection, account: int, tests: Mapping[str, Ma
 
 def _count_exposures(rows: Iterable[Any], people: People, experiments: dict[str, _Experiment]) -> None:
     """Rows come in the order of time: the first of a person is the person's first."""
-    for name, variant_name, user_id, visitor_id, time, _, count, errors, overridden in rows:
+    for name, variant_name, user_id, visitor_id, time, _, count, errors, undecided, overridden in rows:
         experiment = experiments.setdefault(name, _Experiment())
         seen = experiment.variants.setdefault(variant_name, _Variant())
         seen.exposures += count
         seen.errors += errors
         seen.overridden += overridden
-        person = people.of(user_id, visitor_id)
+        person = None if undecided else people.of(user_id, visitor_id)
         if person is None:
             continue
         _, own = experiment.first.setdefault(person, (time, variant_name))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
+from hypotest.assignment import BOTH_IDS, INACTIVE
 from hypotest.server.batch import parse_batch
 from hypotest.server.results import results
 from hypotest.server.store import Store
@@ -167,16 +168,44 @@ def test_two_experiments(count: Counter) -> None:
 
 
 def test_no_random_draw(count: Counter) -> None:
-    """Exposures with an error and by override are counted among the others, and apart."""
+    """Exposures of an assignment with an error and by override are counted among the others, and apart."""
     forced = {"sdk_type": "python3", "override_reason": "local_override_b"}
     named = {"note": '"override_reason":'}
     answer = count(
-        visit("b", ht_sdk_error="late"),
+        visit("b", ht_sdk_error=BOTH_IDS),
         visit("b", tags_name_value=forced),
         visit("b", tags_name_value=named),
         visit("b"),
     )
     assert of(answer["button"]["b"], "exposures", "errors", "overridden") == (4, 1, 1)
+
+
+@pytest.mark.parametrize("error", [BOTH_IDS, INACTIVE])
+def test_an_assignment_with_an_error(count: Counter, error: str) -> None:
+    """Who was assigned a variant is a member of it, whatever else the SDK had to say."""
+    answer = count(visit("control", ht_sdk_error=error), goal(when=2))["button"]["control"]
+    assert of(answer, "people", "visitors", "exposures", "errors") == (1, 1, 1, 1)
+    assert answer["goals"]["purchase"]["converted"] == 1
+
+
+@pytest.mark.parametrize("error", ["condition_to_enter_experiment failed: x", "settings are invalid", "no settings"])
+def test_the_sdk_could_not_decide(count: Counter, error: str) -> None:
+    """Who got control because the SDK could not decide is no member of control, and converts for nobody."""
+    answer = count(
+        visit("control", visitor="v1", when=1, ht_sdk_error=error),
+        goal(visitor="v1", when=2),
+        visit("control", visitor="v2", when=1, ht_sdk_error=error),
+        visit("b", visitor="v2", when=3),
+        goal(visitor="v2", when=2),
+        goal(visitor="v2", when=4),
+        visit("control", visitor="v3", when=1),
+        visit("control", visitor="v3", when=1, ht_sdk_error=error),
+    )["button"]
+    names = "people", "visitors", "users", "mixed", "exposures", "errors"
+    assert of(answer["control"], *names) == (1, 1, 0, 0, 4, 3)
+    assert of(answer["b"], *names) == (1, 1, 0, 0, 1, 0)
+    assert of(answer["control"]["goals"]["purchase"], "converted", "rate", "count") == (0, 0.0, 0)
+    assert of(answer["b"]["goals"]["purchase"], "converted", "rate", "count") == (1, 1.0, 1)
 
 
 def test_nobody(count: Counter) -> None:
