@@ -8,8 +8,8 @@ YAML (or JSON, if the name ends in `.json`), each experiment under its name:
       tags: [country]                      # names the condition uses, besides user_id and visitor_id
       goals: [purchase]                    # shown in the results even before the first one
       active: true
-      override: {control: [ann], b: [bob]} # ids that always get that variant
-      state: running                       # or calibration
+      override: {control: [ann], b: [bob]} # ids that always get that variant; a number is taken as its text
+      state: running                       # or calibration, which shows everyone control; nothing else
       hypothesis: A green button sells more.
       test_id: 7                           # an integer; derived from the name if left out
 
@@ -27,7 +27,8 @@ YAML (or JSON, if the name ends in `.json`), each experiment under its name:
 | (the name) | test_name | the name |
 
 The fields' wire names are understood as well, and a document `{"tests": {NAME: TEST}}` is taken as it stands (so
-a file's only experiment can't be called `tests`).
+a file's only experiment can't be called `tests`): what is said of shares above 1, states, ids that are numbers or
+listed twice, and of variants without `control` holds for what humans write only.
 
 `test_id` is part of the hash. Derived, it survives reordering and editing of the file; an experiment that is
 renamed while it runs needs its old `test_id` written down, or its visitors are dealt anew.
@@ -36,6 +37,7 @@ renamed while it runs needs its old `test_id` written down, or its visitors are 
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -48,6 +50,9 @@ from hypotest.server.document import DocumentError, Lines, parse
 from hypotest.validation import validate
 
 MAX_PROBLEMS = 5
+STATES = ("running", "calibration")
+_SLACK = 1e-9  # shares are sums of decimal fractions
+_OVERRIDES = ("override_control", "override_b")
 
 _WIRE = {
     "variants": "variants_distribution",
@@ -104,8 +109,12 @@ class _Entry:
         if self.plain and isinstance(self.given, dict):
             yield from _misspelt(self.given)
         entry = self.wire()
+        found = list(_written(entry)) if self.plain and isinstance(entry, dict) else []
+        yield from ((self._spelling(field), message, fatal) for field, message, fatal in found)
+        told = {field for field, _, _ in found}
         for problem in validate(self.name, entry):
-            yield self._spelling(problem.field), problem.message, problem.unusable
+            if problem.field not in told:
+                yield self._spelling(problem.field), problem.message, problem.unusable
         if isinstance(entry, dict):
             if not _is_texts(entry.get("goal_names", [])):
                 yield self._spelling("goal_names"), "expected a list of texts", True
@@ -176,6 +185,41 @@ def _misspelt(given: dict[Any, Any]) -> Iterator[tuple[str, str, bool]]:
         yield "override", "expected a mapping of control and b (no other variant) to lists of ids", True
 
 
+def _written(entry: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    """Find what a human hardly means, in an entry that was made from the plain form."""
+    shares, state = entry.get("variants_distribution"), entry["test_state"]
+    if isinstance(shares, list):
+        yield "variants_distribution", _list_fault(shares), True
+    elif isinstance(shares, dict) and shares and all(map(_is_share, shares.values())):
+        total = math.fsum(shares.values())
+        if total > 1 + _SLACK:
+            yield "variants_distribution", f"shares are fractions of 1, and these add up to {total:g}", True
+        elif len(shares) > 1 and "control" not in shares:
+            yield "variants_distribution", "there is no control among them: nobody is dealt it to compare with", False
+    if isinstance(state, str) and state not in STATES:
+        yield "test_state", f"expected {' or '.join(STATES)}, got {state!r:.60}; `active: false` ends one", True
+    control, b = (entry[field] for field in _OVERRIDES)
+    if _is_texts(control) and _is_texts(b) and (both := [item for item in dict.fromkeys(control) if item in set(b)]):
+        more = f" and {len(both) - MAX_PROBLEMS} more" if len(both) > MAX_PROBLEMS else ""
+        listed = ", ".join(map(repr, both[:MAX_PROBLEMS]))
+        yield "override_b", f"{listed}{more}: in both lists, of control and of b; control's is looked at first", False
+
+
+def _list_fault(variants: list[Any]) -> str:
+    """Say what keeps a list of variants from being dealt equal shares."""
+    if not variants:
+        return "the list is empty: expected at least one variant, as in [control, b]"
+    if not _is_texts(variants):
+        odd = next(item for item in variants if not isinstance(item, str))
+        return f"expected a list of variant names that are texts, as in [control, b]; quote {odd!r:.60}"
+    twice = next(item for item in variants if variants.count(item) > 1)
+    return f"{twice!r} is twice in the list: for unequal shares write {{control: 0.7, {twice}: 0.3}}"
+
+
+def _is_share(share: object) -> bool:
+    return isinstance(share, (int, float)) and not isinstance(share, bool) and 0 <= share < math.inf
+
+
 def _to_wire(name: str, given: dict[Any, Any]) -> dict[str, Any]:
     """Map a plain entry to its wire form; what is wrong in it is left for the validation to find."""
     fields = {_WIRE.get(field, field): value for field, value in given.items()}
@@ -198,6 +242,8 @@ def _to_wire(name: str, given: dict[Any, Any]) -> dict[str, Any]:
     entry |= {field: value for field, value in fields.items() if field in entry}
     entry["variants_distribution"] = _shares(entry["variants_distribution"])
     entry["condition_to_enter_test"] = _condition(entry["condition_to_enter_test"])
+    for field in _OVERRIDES:
+        entry[field] = _ids(entry[field])
     if "variants_distribution" not in fields:
         del entry["variants_distribution"]
     return entry
@@ -212,6 +258,14 @@ def _shares(variants: Any) -> Any:
 def _condition(condition: Any) -> Any:
     """Take YAML's `condition: true` for the text it was meant to be."""
     return str(condition) if isinstance(condition, bool) else condition
+
+
+def _ids(listed: Any) -> Any:
+    """Take numbers for the text that the SDK makes of an id that is one."""
+    if not isinstance(listed, list):
+        return listed
+    numbers = (int, float)
+    return [str(item) if isinstance(item, numbers) and not isinstance(item, bool) else item for item in listed]
 
 
 def _is_override(override: Any) -> bool:

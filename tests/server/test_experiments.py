@@ -116,8 +116,14 @@ def test_names_that_yaml_11_takes_for_booleans() -> None:
     [
         ("a:\n  variants: [b]\n  varients: 1", "line 3: experiment 'a', varients: is unknown; known are variants, "),
         ("a: {goals: [x]}", "line 1: experiment 'a', variants: is missing"),
-        ("a: {variants: []}", "experiment 'a', variants: expected an object of variants"),
-        ("a: {variants: [b, b]}", "experiment 'a', variants: expected an object of variants"),
+        ("a: {variants: []}", "experiment 'a', variants: the list is empty: expected at least one variant, as in [con"),
+        ("a: {variants: [c, b, b]}", "experiment 'a', variants: 'b' is twice in the list: for unequal shares write {"),
+        ("a: {variants: [control, 1]}", "experiment 'a', variants: expected a list of variant names that are texts"),
+        ("a: {variants: {control: 50, b: 50}}", "experiment 'a', variants: shares are fractions of 1, and these add"),
+        ("a: {variants: {b: 0.9, c: 0.9}}", "shares are fractions of 1, and these add up to 1.8"),
+        ("a: {variants: {}}", "experiment 'a', variants: expected at least one variant"),
+        ("a: {variants: [control, b], state: paused}", "'a', state: expected running or calibration, got 'paused'"),
+        ("a: {variants: [control, b], state: 5}", "experiment 'a', state: expected a text, got a number"),
         ("a: {variants: {b: x}}", "experiment 'a', variants: expected a number as the share of 'b'"),
         ("a: {variants: {1: 0.5}}", "experiment 'a', variants: expected variant names that are texts"),
         ("a: {variants: [b], condition: 'foo('}", "experiment 'a', condition: "),
@@ -172,12 +178,41 @@ def test_no_flood_of_messages() -> None:
 
 def test_doubts_are_warnings() -> None:
     """What is allowed but probably wrong is served, with a warning."""
-    settings = load("a: {variants: {b: 0.9, c: 0.9}, test_id: 3, override: {b: [12]}}\nd: {variants: [b], test_id: 3}")
+    settings = load(
+        "a: {variants: [a, b], test_id: 3, override: {b: [x, 12, z], control: [12, y, x]}}\n"
+        "d: {variants: [b], test_id: 3, override: {b: [null]}}"
+    )
     assert list(settings.tests) == ["a", "d"]
-    shares, ids, shared = settings.warnings
-    assert shares.startswith("line 1: experiment 'a', variants: the shares add up to 1.8")
-    assert ids.startswith("line 1: experiment 'a', override: ")
+    control, both, ids, shared = settings.warnings
+    assert control.startswith("line 1: experiment 'a', variants: there is no control among them")
+    assert both.startswith("line 1: experiment 'a', override: '12', 'x': in both lists, of control and of b")
+    assert ids.startswith("line 2: experiment 'd', override: ")
     assert shared == "a, d share test_id 3: they deal the same visitors the same way"
+
+
+def test_numbers_as_ids() -> None:
+    """An id that is a number is the text that the SDK makes of it."""
+    entry = load("a: {variants: [control, b], override: {control: [12, -3, 1.5], b: ['07', true]}}").tests["a"]
+    assert (entry["override_control"], entry["override_b"]) == (["12", "-3", "1.5"], ["07", True])
+    entry = load("a: {variants: [control, b], override_b: [12]}").tests["a"]
+    assert entry["override_b"] == ["12"]
+
+
+def test_the_wire_form_is_tolerant() -> None:
+    """What a server may send is served as it is; shares above 1 and ids that never match are warnings."""
+    odd = {"variants_distribution": {"a": 50, "b": 50}, "test_state": "paused", "override_control": [1, "x"]}
+    document = {"tests": {"checkout_button": WIRE | odd | {"override_b": ["x"]}}}
+    settings = load(orjson.dumps(document).decode(), is_json=True)
+    assert orjson.loads(settings.body) == document
+    shares, ids = settings.warnings
+    assert "the shares add up to 100" in shares
+    assert "it never matches an id" in ids
+
+
+def test_shares_that_are_rounded() -> None:
+    """Decimal fractions that add up to 1 do, whatever floats make of them; less than 1 is allowed."""
+    for shares in ("control: 0.1, b: 0.2, c: 0.7", "control: 0.1, b: 0.1"):
+        assert load("x: {variants: {%s}}" % shares).warnings == ()  # noqa: UP031
 
 
 def test_etag() -> None:
