@@ -62,12 +62,22 @@ class Onlooker(Runtime):
             except StorageError as error:
                 self.passed[root] = str(error)
                 continue
-            page = control.open_existing(state.path) if state is not None else None
-            if state is not None and page is not None:
+            if state is None:
+                continue
+            page = control.open_existing(state.path)
+            if page is None:
+                self._pass_damaged(state)
+            else:
                 self.state, self.page = state, page
                 self.reader = snapshot.Reader(state.path, page, settings.decode)
                 self.spool = Spool(state.spool, self.config.max_spool_bytes, self._spool_bytes)
                 return
+
+    def _pass_damaged(self, state: statedir.StateDir) -> None:
+        path = f"{state.path}/{control.NAME}"
+        fault = "is damaged" if os.path.lexists(path) else "is missing" if backlog.survey(state, {}).marks else ""
+        if fault:
+            self.passed[state.root] = f"{path} {fault}: the application, or `hypotest agent`, makes it anew"
 
     def start(self) -> None:
         """Starts nothing: there is no campaign to start."""

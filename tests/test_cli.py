@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -336,9 +337,31 @@ def test_a_state_directory_that_the_sdk_would_not_use_is_one_line(env: dict[str,
     assert "3 events were pending" in hypotest(env, "drain")
 
 
-def test_commands_look_where_the_application_works(env: dict[str, str], tmp_path: Path) -> None:
+def test_a_damaged_control_page_is_told_and_the_agent_makes_it_anew(
+    env: dict[str, str], server: ServerProcess, tmp_path: Path
+) -> None:
+    leave_pending(env, 3)
+    (page,) = Path(env["HT_STATE_DIR"]).rglob("control")
+    page.write_text("damaged")
+    assert f"{page} is damaged" in hypotest(env, "drain", status=2)
+    assert f"{page} is damaged" in hypotest(env, "status", status=2)
+    page.unlink()
+    assert f"{page} is missing" in hypotest(env, "drain", status=2)
+    with agent(env, tmp_path / "agent.log"):
+        wait_for(lambda: server.accounts()["events"] == 3, "the agent delivers")
+
+
+@pytest.fixture
+def misled(env: dict[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment whose state directory is a file, so that the application works in another one."""
     (tmp_path / "file").write_text("")
-    misled = env | {"HT_STATE_DIR": str(tmp_path / "file")}
+    yield env | {"HT_STATE_DIR": str(tmp_path / "file")}
+    *_, fallback = statedir.candidates("/x", {})
+    namespace = statedir.namespace_of(env["HT_SERVER_URL"], TOKEN)
+    shutil.rmtree(statedir.StateDir(fallback, namespace).path)
+
+
+def test_commands_look_where_the_application_works(misled: dict[str, str], tmp_path: Path) -> None:
     leave_pending(misled, 3)
     told = hypotest(misled, "status")
     assert "3 accepted" in told
