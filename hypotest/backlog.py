@@ -20,7 +20,7 @@ from hypotest.errors import CorruptFile
 from hypotest.segment import ACKNOWLEDGED, FINISHED, FIRST_SEEN, OFFSET, ONE, POSITION, Segment
 from hypotest.statedir import StateDir
 
-_MAX_OPEN = 256
+_MAX_OPEN = 128
 _MAX_QUARANTINE = 16 << 20
 _DRAFT_AGE = 60.0
 _UNSOUND_PATIENCE = 5.0
@@ -57,7 +57,11 @@ class Batch:
 
 
 class Backlog:
-    """The spool of one namespace, in the hands of its leader."""
+    """The spool of one namespace, in the hands of its leader.
+
+    Attributes:
+        crowded: whether the last scan left segments out, since too many are open.
+    """
 
     def __init__(
         self,
@@ -85,6 +89,7 @@ class Backlog:
         self._max_age = max_age
         self._sources: dict[str, _Source] = {}
         self._closed = False
+        self.crowded = False
 
     def close(self) -> None:
         """Ends this view of the spool: a batch under way is not settled any more, and the next leader resends it."""
@@ -92,7 +97,10 @@ class Backlog:
 
     def scan(self) -> None:
         """Looks for new segments and retires finished ones."""
+        if self._closed:
+            return
         own = self._own()
+        self.crowded = False
         self._finish_retirement()
         with os.scandir(self._state.spool) as entries:
             for entry in entries:
@@ -119,7 +127,10 @@ class Backlog:
             self._sources.pop(path, None)
 
     def _admit(self, path: str, own: Mapping[str, Segment]) -> None:
-        if path in self._sources or not self._make_room():
+        if path in self._sources:
+            return
+        if not self._make_room():
+            self.crowded = True
             return
         held = own.get(path)  # once: the writer may finish it at any moment
         try:

@@ -10,16 +10,20 @@ import importlib
 import threading
 from types import ModuleType
 
-importing = threading.Lock()
+importing = threading.RLock()
+_loaded: dict[str, ModuleType] = {}
 
 
 def load(name: str) -> ModuleType:
     """Imports a module of the standard library or our own; ImportError passes through."""
-    with importing:
-        return importlib.import_module(name)
+    module = _loaded.get(name)
+    if module is None:
+        with importing:
+            module = _loaded[name] = importlib.import_module(name)
+    return module
 
 
 def reset() -> None:
     """In a child: a lock that nobody holds."""
     global importing  # noqa: PLW0603 - the old one may be held by a thread of the parent
-    importing = threading.Lock()
+    importing = threading.RLock()

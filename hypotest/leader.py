@@ -57,6 +57,7 @@ class Campaign:
         self._beat_at = self._started = time.monotonic()
         self._not_before = self._second = 0.0
         self._ending = threading.Lock()
+        self._abandoned = False
         if not _lives(post.page.words[LEADER_PID]):
             self._beat_at -= STALE
 
@@ -71,13 +72,15 @@ class Campaign:
 
     def run(self) -> None:
         """Loops until `stop`."""
-        while not self._stop.is_set():
+        while not self._stop.is_set() and not self._abandoned:
             try:
                 self.tick()
             except Exception as error:  # noqa: BLE001 - the campaign must outlive everything
                 log.limited(log.ERROR, f"campaign:{type(error).__name__}", "unexpected, trying again: %r", error)
                 self._not_before = time.monotonic() + _LOCK_BACKOFF
             self._stop.wait(TICK)
+        if not self._abandoned:
+            self.step_down()  # `stop` may have come while this thread was becoming the leader
 
     def tick(self) -> None:
         """One look at the heartbeat, or one heartbeat."""
@@ -95,6 +98,8 @@ class Campaign:
             if self._leadership is not None and not self._stop.is_set():
                 self._leadership.tick()
                 return
+        if self._stop.is_set():
+            return
         if self._vacant(now) and now >= self._not_before:
             self._try_to_lead(now)
 
@@ -145,4 +150,7 @@ class Campaign:
 
     def abandon(self) -> None:
         """In a child: lets go of what was inherited without touching the parent's."""
-        self._lock.abandon()
+        self._abandoned = True
+        if self._leadership is not None:  # gevent: the parent's greenlets go on in a child
+            self._leadership.abandon()
+        self._lock.forget()

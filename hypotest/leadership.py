@@ -78,22 +78,28 @@ class Leadership:
             expired=lambda payload: is_older(payload, time.time() - config.max_event_age),
             max_age=config.max_event_age,
         )
-        self._poller = Poller(HttpTransport(config), Publisher(post.state.path, page), page)
+        self._publisher = Publisher(post.state.path, page)
+        self._poller = Poller(HttpTransport(config), self._publisher, page)
         self._sender = Sender(HttpTransport(config), self._backlog)
         self._poll_failures = self._send_failures = 0
         self._kick = page.words[KICK]
         self._last_attempt = self._not_before = 0.0
+        self._trouble = {"poll": "", "send": ""}
         self._trouble_since: float | None = None
         now = time.monotonic()
         self._lived_from = self._neighbours_from = now
         self._neighbours_due = now
         self._loops = (Loop(self._poll), Loop(self._send))
+        try:
+            for name, loop in zip(("poller", "sender"), self._loops, strict=True):
+                post.start(name, loop.run)
+        except BaseException:
+            self.end()
+            raise
         page.words[control.EPOCH] += 1
         page.words[LEADER_PID] = os.getpid()
         page.set_text(LEADER_CONFIG, orjson.dumps(_public(config)).decode())
         log.line(log.INFO, "leader: pid %d polls and sends for this host, state in %s", os.getpid(), post.state.path)
-        for name, loop in zip(("poller", "sender"), self._loops, strict=True):
-            post.start(name, loop.run)
 
     def tick(self) -> None:
         """One heartbeat; never waits."""
@@ -127,8 +133,16 @@ class Leadership:
     def end(self) -> None:
         """Stops the loops after what is under way, which changes nothing on disk any more."""
         self._backlog.close()
+        self._publisher.close()
         for loop in self._loops:
             loop.stop()
+
+    def abandon(self) -> None:
+        """In a child: as `end`, by plain stores only, since a lock may be a dead thread's."""
+        self._backlog.close()
+        self._publisher.close()
+        for loop in self._loops:
+            loop.stopped = True
 
     def _poll(self) -> float:
         config = self._post.config
@@ -136,34 +150,44 @@ class Leadership:
             self._poller.poll_once()
         except TransportError as error:
             self._poll_failures += 1
-            return self._troubled(error, self._poll_failures, config.pull_interval)
+            return self._troubled("poll", error, self._poll_failures, config.pull_interval)
         self._poll_failures = 0
-        self._untroubled(self._poller.error)
+        self._untroubled("poll", self._poller.error)
         return config.pull_interval + random.uniform(0, config.pull_jitter)  # noqa: S311 - not a secret
 
-    def _send(self) -> float:
+    def _drain(self) -> int:
+        """Sends what there is; returns how many events were settled."""
         self._last_attempt = time.monotonic()
         self._backlog.scan()
+        settled = 0
+        while not self._loops[1].stopped and (sent := self._sender.drain_once()):
+            settled += sent
+            self._post.page.words[control.SENDS] += 1
+            if self._send_failures:
+                self._send_failures = 0
+                self._untroubled("send", "")
+                if self._poll_failures:
+                    self._loops[0].wake()
+            if time.monotonic() - self._last_attempt > _RESCAN:
+                self._last_attempt = time.monotonic()
+                self._backlog.scan()
+        return settled
+
+    def _send(self) -> float:
         try:
-            while self._sender.drain_once() and not self._loops[1].stopped:
-                if self._send_failures:
-                    self._send_failures = 0
-                    self._loops[0].wake()  # the server serves again: a poll tells whether all is well
-                self._post.page.words[control.SENDS] += 1
-                if time.monotonic() - self._last_attempt > _RESCAN:
-                    self._last_attempt = time.monotonic()
-                    self._backlog.scan()
+            while self._drain() and self._backlog.crowded:
+                pass  # what was left out for want of room is next
         except TransportError as error:
             self._send_failures += 1
-            delay = self._troubled(error, self._send_failures, _BACKOFF_CAP)
+            delay = self._troubled("send", error, self._send_failures, _BACKOFF_CAP)
             self._not_before = time.monotonic() + (error.retry_after or 0.0)
             return max(delay, self._post.config.send_interval)
         return self._post.config.send_interval
 
-    def _troubled(self, error: TransportError, failures: int, cap: float) -> float:
-        """Reports the trouble and returns the seconds to wait."""
-        page = self._post.page
-        page.set_text(LAST_ERROR, str(error))
+    def _troubled(self, flow: str, error: TransportError, failures: int, cap: float) -> float:
+        """Reports the trouble of a flow, poll or send, and returns the seconds to wait."""
+        self._trouble[flow] = str(error)
+        self._post.page.set_text(LAST_ERROR, str(error))
         if self._trouble_since is None:
             self._trouble_since = time.monotonic()
         log.limited(
@@ -178,9 +202,12 @@ class Leadership:
             delay = max(delay, min(_UNAUTHORIZED_CAP, _UNAUTHORIZED_FACTOR * self._post.config.pull_interval))
         return max(delay, error.retry_after or 0.0)
 
-    def _untroubled(self, error: str) -> None:
-        self._post.page.set_text(LAST_ERROR, error)
-        if self._trouble_since is not None:
+    def _untroubled(self, flow: str, error: str) -> None:
+        """Reports that a flow goes again; `error` is what else there is to say of it."""
+        self._trouble[flow] = error
+        left = self._trouble["send"] or self._trouble["poll"]
+        self._post.page.set_text(LAST_ERROR, left)
+        if self._trouble_since is not None and not left:
             lasted = time.monotonic() - self._trouble_since
             self._trouble_since = None
             log.limited(log.INFO, "served", "the server serves again, after %.0f s", lasted)

@@ -12,6 +12,22 @@ from hypotest import platform
 _HELD_ELSEWHERE = (errno.EACCES, errno.EAGAIN)
 
 
+_open: dict[int, tuple[int, int]] = {}
+"""The descriptors of this process on lock files, and what they were opened on; in it before they may hold a lock."""
+
+
+def abandon_inherited() -> None:
+    """In a child: closes the parent's descriptors, which would keep its locks alive after its death.
+
+    To unlock them would take the locks from the parent. Checked first: the child may have reused the numbers.
+    """
+    while _open:
+        fd, identity = _open.popitem()
+        with contextlib.suppress(OSError):
+            if _identity(os.fstat(fd)) == identity:
+                os.close(fd)
+
+
 class LeaderLock:
     """The lock on `leader.lock`: flock, as filelock's `FileLock` takes it, which contends with it.
 
@@ -31,14 +47,15 @@ class LeaderLock:
             OSError: the file cannot be opened or locked.
         """
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | platform.O_SAFE, 0o600)
+        self._identity = _open[fd] = _identity(os.fstat(fd))
+        self._fd = fd
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            os.close(fd)
+            self.release()
             if error.errno in _HELD_ELSEWHERE:
                 return False
             raise
-        self._identity, self._fd = _identity(os.fstat(fd)), fd
         if not self.held():
             self.release()
         return self._fd >= 0
@@ -52,18 +69,12 @@ class LeaderLock:
     def release(self) -> None:
         """Gives the lock back. The file stays: to unlink it would permit a second leader."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
+        if fd >= 0 and _open.pop(fd, None) is not None:
             os.close(fd)
 
-    def abandon(self) -> None:
-        """In a child: closes the inherited descriptor, which would keep the lock alive after the parent's death.
-
-        To unlock it would take the lock from the parent. Checked first: the child may have reused the number.
-        """
-        fd, self._fd = self._fd, -1
-        with contextlib.suppress(OSError):
-            if fd >= 0 and _identity(os.fstat(fd)) == self._identity:
-                os.close(fd)
+    def forget(self) -> None:
+        """In a child: the descriptor is the parent's, and closed by `abandon_inherited`."""
+        self._fd = -1
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

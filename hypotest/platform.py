@@ -117,3 +117,13 @@ def populate(mapping: mmap.mmap) -> None:
 def sync_data(fd: int) -> None:
     """Forces the data of `fd` to the disk."""
     getattr(os, "fdatasync", os.fsync)(fd)
+
+
+def directory_size(path: str) -> int:
+    """The bytes of the files in a directory, some of which may go while we look; 0 if it is gone itself."""
+    total = 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                total += entry.stat(follow_symlinks=False).st_size
+    return total

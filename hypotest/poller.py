@@ -38,6 +38,8 @@ class Poller:
         """
         words = self._page.words
         words[control.POLLS] += 1
+        if not self._publisher.in_force():
+            self._etag = self._document = None  # deleted or damaged: unchanged settings are not enough
         fetched = self._transport.fetch_settings(self._etag)
         if fetched is None:
             self.error = ""  # what it had in between and we refused is gone again

@@ -24,6 +24,21 @@ class Publisher:
         self._directory = directory
         self._page = page
         self._verified = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """Publishes nothing any more: the leadership is over, and a successor may know better."""
+        self._closed = True
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    def in_force(self) -> bool:
+        """Whether the generation in force can be read, as a new worker would."""
+        generation = self._page.words[GENERATION]
+        with contextlib.suppress(OSError):
+            return bool(generation) and Snapshot(snapshot_path(self._directory, generation)).generation == generation
+        return False
 
     def publish(self, records: Mapping[str, bytes]) -> int:
         """Publishes the settings if they differ from those in force.
@@ -37,6 +52,8 @@ class Publisher:
         Raises:
             OSError: no space; the settings in force stay.
         """
+        if self._closed:
+            return 0
         named = {name.encode("utf-8", "surrogatepass"): data for name, data in records.items()}
         digest = hashlib.blake2b(digest_size=16)
         for name in sorted(named):
@@ -47,6 +64,8 @@ class Publisher:
                 return 0
         generation = max([current, *generations(self._directory)]) + 1
         self._write(snapshot_path(self._directory, generation), _encode(named, generation, digest.digest()))
+        if self._is_closed():
+            return 0
         self._page.words[GENERATION] = generation  # publish last
         for old in generations(self._directory)[_KEEP:]:
             with contextlib.suppress(OSError):

@@ -20,6 +20,7 @@ from hypotest import accounts, control, lazy, leader, log, settings, snapshot, s
 from hypotest.config import Config, resolve
 from hypotest.errors import EventRefused, StorageError
 from hypotest.events import Encoder
+from hypotest.lock import abandon_inherited
 from hypotest.platform import ProcessGuard
 from hypotest.post import Post
 from hypotest.segment import Segment
@@ -33,6 +34,7 @@ _POLL = 0.02
 _THREAD_RETRY = 30.0
 _SILENT = 2.0
 _KICK_EVERY = 1.0
+_DISK_RETRY = 10.0
 _FORK_PATIENCE = 5.0
 
 
@@ -74,6 +76,7 @@ class Runtime:
         self.refusals = list(carried)
         self._thread: threading.Thread | None = None
         self._thread_wanted_at = 0.0
+        self._built_at = time.monotonic()
         if not self.connected:
             return
         if settled.token is None:
@@ -166,6 +169,8 @@ class Runtime:
             self.start()
         if self.spool is None:
             self.refuse(self.trouble)
+            if self.trouble == "disk" and time.monotonic() > self._built_at + _DISK_RETRY:
+                retire(self)  # what was wrong with the directories may have passed: the next call looks again
             return
         try:
             self.spool.append(payload)
@@ -290,6 +295,7 @@ def _enter_child() -> _Process:
 
 
 def _abandon(inherited: _Process) -> None:
+    abandon_inherited()
     for runtime in inherited.built.values():
         if runtime.campaign is not None:
             runtime.campaign.abandon()
@@ -298,9 +304,10 @@ def _abandon(inherited: _Process) -> None:
 def configure(values: Mapping[str, Any]) -> None:
     """Puts parsed values in force from the next call on. Touches no disk and starts nothing."""
     _overrides.update(values)
-    log.configure(resolve(_overrides, os.environ)[0].log_level)
+    settled, _ = resolve(_overrides, os.environ)
+    log.configure(settled.log_level)
     runtime = _here.built.get(_CURRENT)
-    if runtime is not None and _here.guard.alive:
+    if runtime is not None and runtime.config != settled and _here.guard.alive:
         retire(runtime)
 
 
@@ -342,7 +349,6 @@ class _ForkHooks:
 
     def __init__(self) -> None:
         self.ran = False
-        self._held = False
         self._registered = False
 
     def register(self) -> None:
@@ -357,10 +363,10 @@ class _ForkHooks:
             atexit.register(_at_exit)
 
     def _before(self) -> None:
-        self._held = lazy.importing.acquire(timeout=_FORK_PATIENCE)
+        lazy.importing.acquire(timeout=_FORK_PATIENCE)
 
     def _after_in_parent(self) -> None:
-        if self._held:
+        with contextlib.suppress(RuntimeError):  # not acquired in time: it is another thread's, which an RLock knows
             lazy.importing.release()
 
     def _after_in_child(self) -> None:

@@ -264,15 +264,17 @@ def create(
         with contextlib.suppress(OSError):
             os.unlink(draft)
         raise
-    segment = Segment(path, fd)
+    segment = None
     try:
+        segment = Segment(path, fd)
         if isinstance(segment.map, mmap.mmap):
             platform.populate(segment.map)
         own[path] = segment
         os.rename(draft, path)
     except BaseException:
         own.pop(path, None)
-        segment.close()
+        if segment is not None:
+            segment.close()
         with contextlib.suppress(OSError):
             os.unlink(draft)
         raise

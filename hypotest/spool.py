@@ -16,6 +16,7 @@ from zlib import crc32
 
 from hypotest import accounts, platform, segment
 from hypotest.errors import EventRefused
+from hypotest.platform import directory_size
 from hypotest.segment import COUNTERS, FINISHED, MAX_PAYLOAD, OFFSET, ONE, POSITION, Segment, pack_frame_head
 
 _SMALLEST, _LARGEST = 64 << 10, 4 << 20
@@ -144,10 +145,11 @@ class Spool:
             self._tally.append(tally)
 
     def _write_down(self, target: Segment) -> None:
-        for slot, n in enumerate(self._unreported):
+        # Taken in one step: another thread that opens a segment at this moment must not write the same counts.
+        rows, self._unreported = self._unreported, [0] * accounts.SLOTS
+        for slot, n in enumerate(rows):
             if n:
                 target.count(slot, n)
-                self._unreported[slot] -= n
 
     def unreported(self) -> list[int]:
         """Counts that are in no segment yet."""
@@ -216,8 +218,7 @@ class Spool:
         held = published + self._opened_since
         if held + size > self._max_bytes and self._opened_since:
             # What is published may be the same again although files have come and gone: look before refusing.
-            with os.scandir(self._directory) as entries:
-                held = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+            held = directory_size(self._directory)
             self._opened_since = max(0, held - published)
         if held + size > self._max_bytes:
             raise EventRefused("spool_full", f"the spool holds {held} bytes, the cap is {self._max_bytes}")
@@ -235,7 +236,7 @@ class Spool:
         """
         gone = 0
         for held in list(self.segments.values()):
-            if held.limit and os.fstat(held.fd).st_nlink == 0:
+            if held.limit and os.fstat(held.fd).st_nlink == 0 and held.words[FINISHED] != 1:
                 held.limit = 0
                 lost = held.unsettled()
                 gone += lost

@@ -13,6 +13,7 @@ import stat
 from _blake2 import blake2b  # hashlib, which has the same, loads OpenSSL: a tenth of what our import may cost
 from collections.abc import Iterator, Mapping
 
+from hypotest import platform
 from hypotest.errors import StorageError
 
 FORMAT = "v1"
@@ -51,9 +52,7 @@ class StateDir:
 
     def spool_bytes(self) -> int:
         """The bytes of the files in the spool directory; 0 if it is gone."""
-        with contextlib.suppress(OSError), os.scandir(self.spool) as entries:
-            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
-        return 0
+        return platform.directory_size(self.spool)
 
     def others(self) -> list[StateDir]:
         """The other namespaces of this state directory: other servers, other or former tokens."""

@@ -34,6 +34,7 @@ Verdicts = dict[tuple[str, tuple[str, ...]], str]
 
 _TRUE = "True"
 _CONDITION = "condition_to_enter_test"
+_LARGEST = 1e9  # beyond sense; and an integer of 400 digits has no float
 _SLACK = 1e-9  # shares are sums of decimal fractions: 0.1 + 0.2 + 0.7 is above 1
 
 
@@ -230,7 +231,7 @@ def _share(name: object, share: object) -> str:
         return f"expected variant names that are texts, got {name!r}"
     if isinstance(share, bool) or not isinstance(share, (int, float)):
         return f"expected a number as the share of {name!r}, got {_kind(share)}"
-    return "" if 0 <= share < math.inf else f"expected a share of 0 to 1 for {name!r}, got {share!r}"
+    return "" if 0 <= share < _LARGEST else f"expected a share of 0 to 1 for {name!r}, got {share!r:.20}"
 
 
 _REQUIRED: dict[str, Callable[[object], str]] = {

@@ -701,7 +701,7 @@ def test_another_user_than_the_application_s_is_told_so_and_no_directory_is_made
     below.parent.mkdir(mode=0o700)
     refused_to_nobody = f"{below.parent} belongs to user 0 (root), we are {NOBODY} ("
     for parent in [tmp_path, *tmp_path.parents]:
-        if parent.stat().st_uid == 0 and parent.name.startswith(("pytest-", "test_")):
+        if parent.stat().st_uid == 0 and parent.name.startswith(("pytest-", "popen-", "test_")):
             parent.chmod(0o711)
     source = (  # the imports first: the interpreter may be where only its owner can read
         "import os, sys, hypotest.leadership, hypotest.commands\nfrom hypotest.cli import main\n"

@@ -1,0 +1,146 @@
+"""config() at any moment, and other changes of what a process works with: nothing is lost, and one leader remains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import expect_each_once, run, sdk_env
+from tests.server_process import ServerProcess
+
+FLUSH = """
+assert hypotest.flush(20), hypotest.status()
+status = hypotest.status()
+assert (status.accepted, status.dropped) == (status.delivered, {}), status
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path) as running:
+        yield running
+
+
+@pytest.mark.parametrize("delay", [0, 0.02, 0.05, 0.1, 0.15])
+def test_config_while_the_process_becomes_the_leader(server: ServerProcess, tmp_path: Path, delay: float) -> None:
+    """However far the campaign has come when config() ends it, no leadership stays behind that nobody ends."""
+    source = f"""
+keep("first", 1)
+time.sleep({delay})  # into the time that a new leader takes to load what it needs
+hypotest.config(pull_jitter=0.25)
+for n in range(6):
+    keep(f"n{{n}}", 5)
+    time.sleep(0.1)
+until(lambda: hypotest.status().is_leader, "the new runtime leads")
+names = sorted(thread.name for thread in threading.enumerate())
+until(lambda: sum(t.name == "hypotest-campaign" for t in threading.enumerate()) == 1, "one campaign")
+{FLUSH}"""
+    run(source, sdk_env(server, tmp_path / "state"))
+    assert len(set(server.event_ids())) == server.accounts()["events"] == 31
+
+
+def test_config_that_changes_nothing(server: ServerProcess, tmp_path: Path) -> None:
+    """The same values again, say at every request, leave the process and its leadership as they are."""
+    source = f"""
+assert hypotest.wait_until_ready(10)
+for _ in range(50):
+    hypotest.config(pull_interval=0.3, flush_events=False)
+    keep("same", 1)
+assert hypotest.status().leaders == 1
+assert len(os.listdir(hypotest.status().state_dir + "/spool")) == 1
+{FLUSH}"""
+    run(source, sdk_env(server, tmp_path / "state"))
+
+
+def test_config_while_threads_write(server: ServerProcess, tmp_path: Path) -> None:
+    """Eight threads in the middle of their calls while the process is configured anew: each event once."""
+    source = f"""
+def write(k):
+    for part in range(20):
+        keep(f"t{{k}}.{{part}}", 50)
+threads = [threading.Thread(target=write, args=(k,)) for k in range(8)]
+for thread in threads: thread.start()
+n = 0
+while any(thread.is_alive() for thread in threads):
+    n += 1
+    hypotest.config(pull_jitter=n / 1000)
+    time.sleep(0.02)
+for thread in threads: thread.join()
+{FLUSH}"""
+    run(source, sdk_env(server, tmp_path / "state"))
+    expect_each_once(server, *(f"t{k}.{part}" for k in range(8) for part in range(20)), n=50)
+
+
+def test_a_lost_control_page(server: ServerProcess, tmp_path: Path) -> None:
+    """The control page deleted under the leader: it starts anew, and what it accepts from then on arrives."""
+    source = """
+keep("before")
+assert hypotest.flush(10)
+os.unlink(hypotest.status().state_dir + "/control")
+until(lambda: os.path.exists(hypotest.status().state_dir + "/control"), "a new page")
+for n in range(10):
+    keep(f"n{n}", 5)
+    time.sleep(0.1)
+assert hypotest.flush(20), hypotest.status()
+"""
+    run(source, sdk_env(server, tmp_path / "state"))
+    names = {row[0] for row in server.query("SELECT name FROM events")}
+    assert {f"n{n}-{i}" for n in range(10) for i in range(5)} <= names
+    assert len(set(server.event_ids())) == server.accounts()["events"] == 70
+
+
+def test_lost_snapshots(server: ServerProcess, tmp_path: Path) -> None:
+    """Snapshots deleted under the leader come back with the next poll, though the server's settings are unchanged."""
+    source = """
+import glob
+assert hypotest.wait_until_ready(10)
+generation = hypotest.status().generation
+for path in glob.glob(hypotest.status().state_dir + "/settings-*"):
+    os.unlink(path)
+until(lambda: glob.glob(hypotest.status().state_dir + "/settings-*"), "a new snapshot")
+until(lambda: hypotest.status().generation > generation, "a new generation")
+"""
+    run(source, sdk_env(server, tmp_path / "state"))
+
+
+def test_a_signal_handler_that_flushes(server: ServerProcess, tmp_path: Path) -> None:
+    """A handler may call what it interrupts: nothing waits for itself."""
+    source = f"""
+signal.signal(signal.SIGALRM, lambda number, frame: (hypotest.flush(0), hypotest.status(), keep("handler", 1)))
+signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+end = time.monotonic() + 1
+while time.monotonic() < end:
+    keep("main", 1)
+    hypotest.status()
+    hypotest.flush(0)
+signal.setitimer(signal.ITIMER_REAL, 0)
+{FLUSH}"""
+    run(source, sdk_env(server, tmp_path / "state"))
+
+
+def test_trouble_at_the_first_call_passes(server: ServerProcess, tmp_path: Path) -> None:
+    """A process out of descriptors at its first call refuses and counts; when it has some again, it keeps events."""
+    source = """
+import resource
+from hypotest import runtime
+runtime._DISK_RETRY = 0.2
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    pass
+keep("refused", 3)
+for fd in taken:
+    os.close(fd)
+time.sleep(0.3)
+keep("one more", 1)
+keep("kept", 5)
+assert hypotest.flush(10), hypotest.status()
+assert hypotest.status().refused == {"disk": 4}, hypotest.status()
+"""
+    run(source, sdk_env(server, tmp_path / "state"))
+    expect_each_once(server, "kept", n=5)
