@@ -2,61 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 import time
-from logging import DEBUG, ERROR, INFO, WARNING
 
+from hypotest import lazy
 from hypotest.interrupts import let_through
 
-__all__ = [
-    "DEBUG",
-    "ERROR",
-    "INFO",
-    "WARNING",
-    "configure",
-    "limited",
-    "line",
-    "reset_after_fork_without_hooks",
-    "shown",
-]
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
+"""As `logging` numbers them."""
 
-_NAME = "hypotest"
-_FORMAT = "%(asctime)s %(levelname)-8s hypotest[%(process)d] %(message)s"
 _MAX_KEYS = 256
 _MAX_SHOWN = 120
 _MAX_ABOUTS = 8
 _last: dict[str, tuple[float, int]] = {}
 _abouts: dict[str, set[str]] = {}
-
-
-class _Stdout:
-    """A stream that is today's sys.stdout, or nothing while the root logger has handlers, which get the record too.
-
-    Hazard: the lock inside sys.stdout, held by a thread that writes, stays locked in a child that is forked meanwhile,
-    whose first line would hang. So lines go to its descriptor, one write each, which also keeps them whole.
-    """
-
-    def write(self, text: str) -> None:
-        out, genuine = sys.stdout, sys.__stdout__
-        if logging.getLogger().handlers and logging.getLogger(_NAME).propagate:
-            return
-        if genuine is not None and out is genuine:
-            os.write(genuine.fileno(), text.encode(genuine.encoding, "backslashreplace"))
-        else:
-            out.write(text)
-
-    def flush(self) -> None:
-        """Nothing to flush: what was written is written."""
-
-
-class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable at run time before 3.11
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - as logging calls it
-        """A closed stdout is the host's affair, and no reason to disturb it."""
-        error = sys.exc_info()[1]
-        if error is not None:
-            let_through(error)
 
 
 def configure(level: str) -> None:
@@ -65,20 +24,13 @@ def configure(level: str) -> None:
     Args:
         level: a level name of `logging`, such as "INFO".
     """
-    logger = logging.getLogger(_NAME)
-    if not any(isinstance(getattr(handler, "stream", None), _Stdout) for handler in logger.handlers):
-        if logger.handlers or logger.level != logging.NOTSET:
-            return
-        handler = _Handler(_Stdout())
-        handler.setFormatter(logging.Formatter(_FORMAT))
-        logger.addHandler(handler)
-    logger.setLevel(level)
+    lazy.load("hypotest.handler").configure(level)
 
 
 def line(level: int, message: str, *args: object) -> None:
     """Logs `message`; never raises, whatever handlers the application has."""
     try:
-        logging.getLogger(_NAME).log(level, message, *args)
+        lazy.load("logging").getLogger("hypotest").log(level, message, *args)
     except Exception as error:  # noqa: BLE001 - must not reach the application's callers through us
         let_through(error)
 
@@ -129,7 +81,12 @@ def reset_after_fork_without_hooks() -> None:
     Hazard: a thread of the parent that was logging at the fork holds these locks for ever in the child. `os.fork`
     renews them through a hook of `logging`; uWSGI's fork runs none.
     """
-    renew = getattr(logging, "_after_at_fork_child_reinit_locks", None)
+    renew = getattr(sys.modules.get("logging"), "_after_at_fork_child_reinit_locks", None)
     if renew is not None:
         renew()
     _last.clear()
+
+
+if "logging" in sys.modules:  # as in nearly every host: then no first call imports, and no fork can catch it at that
+    lazy.load("logging")
+    lazy.load("hypotest.handler")

@@ -261,11 +261,11 @@ def current() -> Runtime:
 def _build() -> Runtime:
     here = _here if _here.guard.alive else _enter_child()
     settled, warnings = resolve(_overrides, os.environ)
+    if settled.connect_to_server:
+        _hooks.register()
     log.configure(settled.log_level)
     for warning in warnings:
         log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=600.0)
-    if settled.connect_to_server:
-        _hooks.register()
     candidate = Runtime(settled, here.carried, here.segments)
     runtime = here.built.setdefault(_CURRENT, candidate)
     if runtime is candidate and runtime.connected:
@@ -305,6 +305,7 @@ def configure(values: Mapping[str, Any]) -> None:
     """Puts parsed values in force from the next call on. Touches no disk and starts nothing."""
     _overrides.update(values)
     settled, _ = resolve(_overrides, os.environ)
+    _hooks.register()
     log.configure(settled.log_level)
     runtime = _here.built.get(_CURRENT)
     if runtime is not None and runtime.config != settled and _here.guard.alive:
@@ -355,6 +356,8 @@ class _ForkHooks:
         """Registers the hooks and the exit handler; children inherit both."""
         if not self._registered:
             self._registered = True
+            # After logging's, and so run before them: they take a lock that the import we wait for may need.
+            lazy.load("logging")
             os.register_at_fork(
                 before=self._before,
                 after_in_parent=self._after_in_parent,

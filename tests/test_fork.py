@@ -88,7 +88,7 @@ body()
         ("before", "child"),
     ),
 }
-NO_HOOKS = "import os\nos.register_at_fork = lambda **hooks: None\n"
+NO_HOOKS = "import logging, os  # as every host has\nos.register_at_fork = lambda **hooks: None\n"
 FLUSH = """
 assert hypotest.flush(15), hypotest.status()
 say("flushed")

@@ -33,8 +33,9 @@ LAYERS = [
     ["assignment", "conditions", "config"],
     ["condition_nodes", "variant"],
     ["condition_tokens"],
-    ["accounts", "errors", "lazy", "log", "platform"],
-    ["interrupts"],
+    ["accounts", "errors", "log", "platform"],
+    ["handler"],
+    ["interrupts", "lazy"],
 ]
 RANK = {module: -rank for rank, layer in enumerate(LAYERS) for module in layer}
 CORE_DEPENDENCIES = {"mmh3", "orjson", "requests", "urllib3"}  # urllib3 is the part of requests that reads
