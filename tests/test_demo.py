@@ -112,7 +112,7 @@ def test_an_interrupted_demo_cleans_up(number: int, tmp_path: Path) -> None:
             assert process.poll() is None
         process.send_signal(number)
         _, errors = process.communicate(timeout=DEADLINE)
-        assert process.returncode == 130
+        assert process.returncode == 130, errors
         assert errors == ""
         expect_nothing_left(env)
     finally:

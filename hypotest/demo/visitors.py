@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import threading
@@ -66,7 +67,7 @@ class Visitors:
         """Sends no more of them; waits for those under way, bounded by their timeouts."""
         self._stopping.set()
         for thread in self._threads:
-            if thread.ident is not None:
+            with contextlib.suppress(RuntimeError):  # an interrupt came while it was being started
                 thread.join(_TIMEOUT)
 
     def _run(self) -> None:
