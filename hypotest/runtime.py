@@ -357,7 +357,8 @@ class _ForkHooks:
         if not self._registered:
             self._registered = True
             # After logging's, and so run before them: they take a lock that the import we wait for may need.
-            lazy.load("logging")
+            with contextlib.suppress(ImportError, OSError):
+                lazy.load("logging")
             os.register_at_fork(
                 before=self._before,
                 after_in_parent=self._after_in_parent,

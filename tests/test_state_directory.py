@@ -131,8 +131,6 @@ say("accounted", status.accepted)
 def test_nowhere_at_all(tmp_path: Path) -> None:
     """A user who can write nowhere gets control, counted refusals and one error line."""
     source = """
-from hypotest import statedir
-os.chmod("/", os.stat("/").st_mode)  # still root here
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 for _ in range(30):
     assert hypotest.experiment("button", user_id="u").is_control
@@ -149,7 +147,7 @@ assert status.refusing == "disk" and status.refused == {"disk": 60}, status
         shutil.rmtree(squat, ignore_errors=True)
         squat.write_text("")
         try:
-            output = run(source, env | {"HOME": str(disk / "home")})
+            output = run(source, env | {"HOME": str(disk / "home")}, first="import logging\n")
         finally:
             squat.unlink()
     assert len([line for line in output.splitlines() if " ERROR" in line]) == 1
