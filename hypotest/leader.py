@@ -95,9 +95,12 @@ class Campaign:
             elif leadership is not None:
                 leadership.housekeep()
         with self._ending:
-            if self._leadership is not None and not self._stop.is_set():
-                self._leadership.tick()
-                return
+            leadership = None if self._stop.is_set() else self._leadership
+            if leadership is not None:
+                leadership.tick()
+        if leadership is not None:
+            leadership.work()
+            return
         if self._stop.is_set():
             return
         if self._vacant(now) and now >= self._not_before:

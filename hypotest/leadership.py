@@ -42,17 +42,26 @@ class Loop:
         self._work = work
         self._wake = threading.Event()
         self.stopped = False
+        self._due = 0.0
 
     def run(self) -> None:
         """Loops until `stop`."""
         while not self.stopped:
-            try:
-                delay = self._work()
-            except Exception as error:  # noqa: BLE001 - a loop that dies would freeze settings or delivery silently
-                log.limited(log.ERROR, f"loop:{type(error).__name__}", "unexpected, trying again: %r", error)
-                delay = backoff(4)
-            self._wake.wait(delay)
+            self._wake.wait(self._call())
             self._wake.clear()
+
+    def step(self) -> None:
+        """Makes the next call if it is due: for a loop that no thread could be started for."""
+        if not self.stopped and (self._wake.is_set() or time.monotonic() >= self._due):
+            self._wake.clear()
+            self._due = time.monotonic() + self._call()
+
+    def _call(self) -> float:
+        try:
+            return self._work()
+        except Exception as error:  # noqa: BLE001 - a loop that dies would freeze settings or delivery silently
+            log.limited(log.ERROR, f"loop:{type(error).__name__}", "unexpected, trying again: %r", error)
+            return backoff(4)
 
     def wake(self) -> None:
         """Makes the next call happen now."""
@@ -90,12 +99,12 @@ class Leadership:
         self._lived_from = self._neighbours_from = now
         self._neighbours_due = now
         self._loops = (Loop(self._poll), Loop(self._send))
-        try:
-            for name, loop in zip(("poller", "sender"), self._loops, strict=True):
+        self._threadless: list[Loop] = []
+        for name, loop in zip(("poller", "sender"), self._loops, strict=True):
+            try:
                 post.start(name, loop.run)
-        except BaseException:
-            self.end()
-            raise
+            except RuntimeError:  # a limit; and Python 3.12 starts none while the interpreter goes down, as for a flush
+                self._threadless.append(loop)
         page.words[control.EPOCH] += 1
         page.words[LEADER_PID] = os.getpid()
         page.set_text(LEADER_CONFIG, orjson.dumps(_public(config)).decode())
@@ -108,6 +117,11 @@ class Leadership:
         if words[KICK] != self._kick:
             self._kick = words[KICK]
             self.wake_sender()
+
+    def work(self) -> None:
+        """Does what no thread could be started for."""
+        for loop in self._threadless:
+            loop.step()
 
     def housekeep(self) -> None:
         """What is due about once a second: the leaders' clock, the disk, the neighbours."""

@@ -163,3 +163,21 @@ def test_filelock_contends_with_the_leader(server: ServerProcess, tmp_path: Path
         assert server.polls() == polls
     run("assert hypotest.flush(10)", env)
     expect_each_once(server, "one", "two")
+
+
+def test_a_leader_that_can_start_no_more_threads(server: ServerProcess, tmp_path: Path) -> None:
+    """At a limit of threads, or while the interpreter goes down, the campaign's own thread polls and sends."""
+    source = """
+start = threading.Thread.start
+def limited(thread):
+    if thread.name in ("hypotest-poller", "hypotest-sender"):
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = limited
+keep("kept")
+assert hypotest.wait_until_ready(10)
+assert hypotest.flush(10)
+assert hypotest.status().leaders == 1
+"""
+    run(source, sdk_env(server, tmp_path / "state"))
+    expect_each_once(server, "kept")
