@@ -54,7 +54,7 @@ class Campaign:
         self._leadership: Leadership | None = None
         self._stop = threading.Event()
         self._beat = post.page.words[HEARTBEAT]
-        self._beat_at = self._started = time.monotonic()
+        self._beat_at = time.monotonic()
         self._not_before = self._second = 0.0
         self._ending = threading.Lock()
         self._abandoned = False
