@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from hypotest import assignment, interrupts, log, runtime
 from hypotest.assignment import Decision
+from hypotest.client import Client
 from hypotest.config import parse
 from hypotest.errors import ConfigError
 from hypotest.health import Status, gather
@@ -127,7 +128,7 @@ def experiment(
     return decision.variant
 
 
-def _undefined(now: runtime.Runtime, user: str | None, visitor: str | None) -> Decision:
+def _undefined(now: Client, user: str | None, visitor: str | None) -> Decision:
     if not user and not visitor:
         return assignment.no_id()
     ready = now.reader is not None and now.reader.ready()

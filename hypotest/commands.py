@@ -16,6 +16,7 @@ from dataclasses import replace
 import orjson
 
 from hypotest import backlog, control, explanation, log, report, runtime, segment, settings, statedir, validation
+from hypotest.client import Client
 from hypotest.config import Config
 from hypotest.errors import HypotestError, SettingsError, StorageError, TransportError
 from hypotest.health import gather
@@ -179,7 +180,7 @@ def _campaign(config: Config, state: statedir.StateDir) -> Iterator[None]:
         statedir.prepare(state.root, state.namespace)
     except StorageError as error:
         raise CommandFailed(2, str(error)) from None
-    campaigner = runtime.Runtime(replace(config, leader="auto", state_dir=state.root))
+    campaigner = Client(replace(config, leader="auto", state_dir=state.root), runtime.start_thread)
     try:
         campaigner.start()
         yield
@@ -231,8 +232,8 @@ def _require_usable(config: Config, token: str) -> None:
             raise CommandFailed(2, f"the state directory cannot be used: {error}") from None
 
 
-def _require_place(config: Config, now: runtime.Runtime) -> None:
-    """Ends a runtime that works in another state directory than the one named."""
+def _require_place(config: Config, now: Client) -> None:
+    """Ends a client that works in another state directory than the one named."""
     if config.state_dir is not None and now.state is not None and now.state.root != config.state_dir:
         runtime.retire(now)
         _require_usable(config, _require_token(config))

@@ -12,7 +12,7 @@ from types import MappingProxyType
 import orjson
 
 from hypotest import accounts, control, lazy
-from hypotest.runtime import Runtime
+from hypotest.client import Client
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,26 +87,26 @@ class Status:
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
 
 
-def gather(runtime: Runtime) -> Status:
+def gather(client: Client) -> Status:
     """The status as this process sees it."""
-    state, page, spool, reader = runtime.state, runtime.page, runtime.spool, runtime.reader
+    state, page, spool, reader = client.state, client.page, client.spool, client.reader
     if state is None or page is None or spool is None or reader is None:
         return Status(
-            server_url=runtime.config.server_url,
-            refusing=runtime.trouble,
-            refused=accounts.refused(runtime.refusals),
+            server_url=client.config.server_url,
+            refusing=client.trouble,
+            refused=accounts.refused(client.refusals),
         )
     words = page.words
-    counters, size = _accounts(runtime)
+    counters, size = _accounts(client)
     confirmed = words[control.SETTINGS_TIME]
     return Status(
         connected=True,
         ready=reader.ready(),
-        server_url=runtime.config.server_url,
+        server_url=client.config.server_url,
         state_dir=state.path,
         leader_pid=words[control.LEADER_PID],
-        is_leader=runtime.campaign is not None and runtime.campaign.leading,
-        silence=runtime.campaign.silence() if runtime.campaign is not None else None,
+        is_leader=client.campaign is not None and client.campaign.leading,
+        silence=client.campaign.silence() if client.campaign is not None else None,
         leaders=words[control.EPOCH],
         generation=reader.generation,
         settings_age=max(0.0, time.time() - confirmed) if confirmed else None,
@@ -130,10 +130,10 @@ def _leader_config(said: str) -> dict[str, Any]:
         return {}
 
 
-def _accounts(runtime: Runtime) -> tuple[list[int], int]:
+def _accounts(client: Client) -> tuple[list[int], int]:
     """The counts of finished and open segments, and of what this process has not written down yet."""
     backlog = lazy.load("hypotest.backlog")
-    page, state, spool = runtime.page, runtime.state, runtime.spool
+    page, state, spool = client.page, client.state, client.spool
     assert page is not None and state is not None and spool is not None  # noqa: PT018, S101 - checked by the caller
     for _ in range(_ATTEMPTS):
         # A segment may be folded into the totals while the others are read: read again until none was.

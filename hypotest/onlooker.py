@@ -15,9 +15,9 @@ from typing import NamedTuple
 import orjson
 
 from hypotest import accounts, backlog, control, settings, snapshot, statedir
+from hypotest.client import Client
 from hypotest.config import Config, parse
 from hypotest.errors import ConfigError, StorageError
-from hypotest.runtime import Runtime
 from hypotest.spool import Spool
 
 _BEAT_PATIENCE = 0.5
@@ -40,8 +40,8 @@ class Neighbour(NamedTuple):
     own: bool
 
 
-class Onlooker(Runtime):
-    """A runtime that only looks: creates nothing, starts no thread, and is never asked to keep an event.
+class Onlooker(Client):
+    """A client that only looks: creates nothing, starts no thread, and is never asked to keep an event.
 
     Attributes:
         looked_in: the state directories that were looked for, best first.

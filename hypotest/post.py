@@ -9,6 +9,10 @@ from hypotest.control import ControlPage
 from hypotest.segment import Segment
 from hypotest.statedir import StateDir
 
+StartThread = Callable[[str, Callable[[], None]], object]
+"""Starts a daemon thread of a name. Returns None where it is too early for one; raises RuntimeError where none can be
+started."""
+
 
 class Post:
     """One namespace, as one process works on it.
@@ -17,7 +21,7 @@ class Post:
         config: this process's configuration; a leader's own is in force for the host.
         state: the directory. page: its control page.
         own: the open segments of this process's writer, by path.
-        start: starts a daemon thread of a name; the only way to one.
+        start: the only way to a thread.
     """
 
     __slots__ = ("config", "own", "page", "start", "state")
@@ -28,7 +32,7 @@ class Post:
         state: StateDir,
         page: ControlPage,
         own: Callable[[], Mapping[str, Segment]],
-        start: Callable[[str, Callable[[], None]], object],
+        start: StartThread,
     ) -> None:
         self.config = config
         self.state = state

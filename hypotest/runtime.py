@@ -1,6 +1,6 @@
-"""The composition root: one `Runtime` per process and configuration, built at the first call, rebuilt after a fork.
+"""The composition root: one `Client` per process and configuration, built at the first call, rebuilt after a fork.
 
-The only module that starts threads, registers fork hooks or an exit handler. A `Runtime` is built without any lock: two
+The only module that starts threads, registers fork hooks or an exit handler. A `Client` is built without any lock: two
 threads that come first at once both build one, `dict.setdefault` keeps the first, and the other is thrown away. So no
 call ever waits for another's I/O, and a fork in the middle leaves no lock behind.
 """
@@ -13,211 +13,20 @@ import importlib
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from hypotest import accounts, control, lazy, leader, log, settings, snapshot, statedir
-from hypotest.config import Config, resolve
-from hypotest.errors import EventRefused, StorageError
-from hypotest.events import Encoder
+from hypotest import accounts, lazy, log
+from hypotest.client import Client
+from hypotest.config import resolve
 from hypotest.lock import abandon_inherited
 from hypotest.platform import ProcessGuard
-from hypotest.post import Post
 from hypotest.segment import Segment
-from hypotest.spool import Spool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_POLL = 0.02
-_THREAD_RETRY = 30.0
-_SILENT = 2.0
-_KICK_EVERY = 1.0
-_DISK_RETRY = 10.0
 _FORK_PATIENCE = 5.0
-
-
-class Runtime:
-    """What a process works with. Immutable after it is built, but for the campaign's thread.
-
-    Attributes:
-        config: the configuration in force.
-        connected: False for `connect_to_server=False`: no thread, no file, no socket, ever.
-        reader: the settings; None without a state directory.
-        spool: the events; None without a state directory.
-        encoder: makes events.
-        state: the state directory; None if there is none.
-        trouble: why there is no state directory; the reason of every refusal.
-    """
-
-    def __init__(
-        self,
-        settled: Config,
-        carried: Sequence[int] = (0,) * accounts.SLOTS,
-        segments: dict[str, Segment] | None = None,
-    ) -> None:
-        """Opens the state directory; starts nothing.
-
-        Args:
-            settled: the configuration.
-            carried: counts that the runtime before it had not written down.
-            segments: the open segments of this process, of this runtime and of the ones before it.
-        """
-        self.config = settled
-        self.connected = settled.connect_to_server
-        self.encoder = Encoder(settled.hash_ids)
-        self.reader: snapshot.Reader | None = None
-        self.spool: Spool | None = None
-        self.state: statedir.StateDir | None = None
-        self.page: control.ControlPage | None = None
-        self.campaign: leader.Campaign | None = None
-        self.trouble = ""
-        self.refusals = list(carried)
-        self._thread: threading.Thread | None = None
-        self._thread_wanted_at = 0.0
-        self._built_at = time.monotonic()
-        if not self.connected:
-            return
-        if settled.token is None:
-            self.trouble = "no_token"
-            log.limited(
-                log.WARNING,
-                "token",
-                "no token: every answer is control and events are refused;"
-                " call hypotest.config(token=...) or set HT_TOKEN",
-                every=600.0,
-            )
-            return
-        self._segments = {} if segments is None else segments
-        self._open_state(settled.token)
-
-    def _open_state(self, token: str) -> None:
-        namespace = statedir.namespace_of(self.config.server_url, token)
-        for root in statedir.candidates(self.config.state_dir, os.environ):
-            try:
-                state = statedir.prepare(root, namespace)
-                newest = snapshot.open_newest(state.path)
-                page = control.open_control(state.path, newest.generation if newest else 0)
-            except (StorageError, OSError) as error:
-                level = log.WARNING if root == self.config.state_dir else log.INFO
-                log.limited(level, f"state:{root}", "state directory not used: %s", error, every=600.0)
-                continue
-            self.state, self.page = state, page
-            self.reader = snapshot.Reader(state.path, page, settings.decode)
-            self.spool = Spool(
-                state.spool, self.config.max_spool_bytes, self._spool_bytes, self.refusals, self._segments
-            )
-            self.campaign = leader.Campaign(
-                Post(self.config, state, page, lambda: self._segments, start_thread),
-                self._each_second,
-            )
-            return
-        self.trouble = "disk"
-        log.limited(
-            log.ERROR,
-            "state",
-            "no usable state directory: every answer is control and events are"
-            " refused; set HT_STATE_DIR to a directory of this user",
-            every=600.0,
-        )
-
-    def _spool_bytes(self) -> int:
-        """What the spool holds: as the leader says, or by looking where there is none that moves."""
-        page, state, campaign = self.page, self.state, self.campaign
-        if page is None or state is None:
-            return 0
-        if campaign is not None and page.words[control.LEADER_PID] and campaign.silence() < _SILENT:
-            return page.words[control.SPOOL_BYTES]
-        return state.spool_bytes()
-
-    def _each_second(self) -> None:
-        if self.reader is not None and self.spool is not None and self.page is not None:
-            self.reader.retry()
-            lost = self.spool.check()
-            if lost:
-                log.limited(log.ERROR, "lost", "%d events were lost: their files were deleted", lost)
-            if self.page.replaced():
-                log.limited(log.WARNING, "replaced", "the state directory was deleted or replaced: starting anew")
-                retire(self)
-
-    def start(self) -> None:
-        """Starts the campaign's thread, if it may run here and does not yet."""
-        if self._thread is not None or self.campaign is None:
-            return
-        now = time.monotonic()
-        if now < self._thread_wanted_at:
-            return
-        self._thread_wanted_at = now + _THREAD_RETRY
-        if _in_uwsgi_master():
-            return
-        try:
-            self._thread = start_thread("campaign", self.campaign.run)
-        except RuntimeError as error:
-            log.limited(
-                log.WARNING,
-                "thread",
-                "no thread can be started here, events are kept for another process"
-                " to send; run `hypotest agent` if there is none: %s",
-                error,
-                every=600.0,
-            )
-
-    def keep(self, payload: bytes) -> None:
-        """Keeps one event; counts and reports a refusal."""
-        if self._thread is None:
-            self.start()
-        if self.spool is None:
-            self.refuse(self.trouble)
-            if self.trouble == "disk" and time.monotonic() > self._built_at + _DISK_RETRY:
-                retire(self)  # what was wrong with the directories may have passed: the next call looks again
-            return
-        try:
-            self.spool.append(payload)
-        except EventRefused as refusal:
-            log.limited(log.ERROR, f"refused:{refusal.reason}", "event refused: %s", refusal)
-
-    def refuse(self, reason: str) -> None:
-        """Counts an event that cannot be kept."""
-        if self.spool is not None:
-            self.spool.refuse(reason)
-        else:
-            self.refusals[accounts.refusal_slot(reason)] += 1
-
-    def flush(self, timeout: float, *, own_only: bool = False) -> int:
-        """Asks the leader to send and waits until what was accepted so far is settled.
-
-        Args:
-            timeout: seconds.
-            own_only: only what this process accepted.
-
-        Returns:
-            How many segments are not settled at the end of the time; 0 is success.
-        """
-        if self.spool is None or self.state is None or self.page is None:
-            return 0
-        backlog = lazy.load("hypotest.backlog")
-        deadline = time.monotonic() + timeout
-        marks = backlog.survey(self.state, self.spool.segments).marks
-        if own_only:
-            marks = {path: mark for path, mark in marks.items() if self.spool.instance in path}
-        kick_at = 0.0
-        while True:
-            if time.monotonic() >= kick_at:  # again and again: a leader in trouble does not listen to every one
-                self.page.kick()
-                kick_at = time.monotonic() + _KICK_EVERY
-            own = self.spool.segments
-            marks = {path: mark for path, mark in marks.items() if not backlog.is_settled(path, mark, own)}
-            if not marks or time.monotonic() >= deadline:
-                return len(marks)
-            time.sleep(min(_POLL, max(0.0, deadline - time.monotonic())))
-
-    def close(self) -> None:
-        """Finishes the segments and ends the campaign, without waiting."""
-        if self.spool is not None:
-            self.spool.close()
-        if self.campaign is not None:
-            self.campaign.stop()
 
 
 class _Process:
@@ -226,9 +35,9 @@ class _Process:
     Attributes:
         guard: tells whether this is still that process.
         page: the guard's page, read at every call.
-        built: the runtime in use, in a dict for its atomic setdefault.
-        carried: counts of the runtime before it that stand in no file yet.
-        segments: the open segments by path. A runtime that was retired may still have one, in the hands of a thread.
+        built: the client in use, in a dict for its atomic setdefault.
+        carried: counts of the client before it that stand in no file yet.
+        segments: the open segments by path. A client that was retired may still have one, in the hands of a thread.
     """
 
     __slots__ = ("built", "carried", "guard", "page", "segments")
@@ -236,7 +45,7 @@ class _Process:
     def __init__(self) -> None:
         self.guard = ProcessGuard()
         self.page = self.guard.page
-        self.built: dict[str, Runtime] = {}
+        self.built: dict[str, Client] = {}
         self.carried = [0] * accounts.SLOTS
         self.segments: dict[str, Segment] = {}
 
@@ -249,16 +58,16 @@ _processes = {os.getpid(): _here}
 has reused would be worse than to hold it."""
 
 
-def current() -> Runtime:
-    """This process's runtime, built and started if need be."""
+def current() -> Client:
+    """This process's client, built and started if need be."""
     here = _here
-    runtime = here.built.get(_CURRENT)
-    if runtime is not None and here.page[0] == 1:
-        return runtime
+    client = here.built.get(_CURRENT)
+    if client is not None and here.page[0] == 1:
+        return client
     return _build()
 
 
-def _build() -> Runtime:
+def _build() -> Client:
     here = _here if _here.guard.alive else _enter_child()
     settled, warnings = resolve(_overrides, os.environ)
     if settled.connect_to_server:
@@ -266,13 +75,13 @@ def _build() -> Runtime:
     log.configure(settled.log_level)
     for warning in warnings:
         log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=600.0)
-    candidate = Runtime(settled, here.carried, here.segments)
-    runtime = here.built.setdefault(_CURRENT, candidate)
-    if runtime is candidate and runtime.connected:
-        if runtime.state is not None:
-            log.line(log.DEBUG, "state directory: %s", runtime.state.path)
-        runtime.start()
-    return runtime
+    candidate = Client(settled, start_thread, retire, here.carried, here.segments)
+    client = here.built.setdefault(_CURRENT, candidate)
+    if client is candidate and client.connected:
+        if client.state is not None:
+            log.line(log.DEBUG, "state directory: %s", client.state.path)
+        client.start()
+    return client
 
 
 def _enter_child() -> _Process:
@@ -296,9 +105,9 @@ def _enter_child() -> _Process:
 
 def _abandon(inherited: _Process) -> None:
     abandon_inherited()
-    for runtime in inherited.built.values():
-        if runtime.campaign is not None:
-            runtime.campaign.abandon()
+    for client in inherited.built.values():
+        if client.campaign is not None:
+            client.campaign.abandon()
 
 
 def configure(values: Mapping[str, Any]) -> None:
@@ -307,25 +116,30 @@ def configure(values: Mapping[str, Any]) -> None:
     settled, _ = resolve(_overrides, os.environ)
     _hooks.register()
     log.configure(settled.log_level)
-    runtime = _here.built.get(_CURRENT)
-    if runtime is not None and runtime.config != settled and _here.guard.alive:
-        retire(runtime)
+    client = _here.built.get(_CURRENT)
+    if client is not None and client.config != settled and _here.guard.alive:
+        retire(client)
 
 
-def retire(runtime: Runtime) -> None:
-    """Takes a runtime out of use: the next call builds another."""
-    if _here.built.get(_CURRENT) is runtime:
+def retire(client: Client) -> None:
+    """Takes a client out of use: the next call builds another."""
+    if _here.built.get(_CURRENT) is client:
         del _here.built[_CURRENT]
-        _here.carried = runtime.spool.unreported() if runtime.spool is not None else runtime.refusals
-    runtime.close()
+        _here.carried = client.spool.unreported() if client.spool is not None else client.refusals
+    client.close()
 
 
-def start_thread(name: str, run: Callable[[], None]) -> threading.Thread:
+def start_thread(name: str, run: Callable[[], None]) -> threading.Thread | None:
     """Starts a daemon thread `hypotest-<name>`.
+
+    Returns:
+        It, or None in a process where it is too early for one.
 
     Raises:
         RuntimeError: no thread can be started: a limit, or the interpreter is going down.
     """
+    if _in_uwsgi_master():
+        return None
     thread = threading.Thread(target=run, name=f"hypotest-{name}", daemon=True)
     thread.start()
     return thread
@@ -384,12 +198,12 @@ _hooks = _ForkHooks()
 
 def _at_exit() -> None:
     """An orderly exit: a bonus, since most workers never get here. Bounded by flush_timeout."""
-    runtime = _here.built.get(_CURRENT)
-    if runtime is None or not _here.guard.alive:
+    client = _here.built.get(_CURRENT)
+    if client is None or not _here.guard.alive:
         return
     with contextlib.suppress(Exception):
-        if runtime.config.flush_events:
-            left = runtime.flush(runtime.config.flush_timeout, own_only=True)
+        if client.config.flush_events:
+            left = client.flush(client.config.flush_timeout, own_only=True)
             if left:
                 log.line(log.WARNING, "exit: events of this process are not delivered yet; they are kept on disk")
-        runtime.close()
+        client.close()

@@ -23,6 +23,7 @@ LAYERS = [
     ["api"],
     ["health"],
     ["runtime"],
+    ["client"],
     ["leader"],
     ["leadership"],
     ["post"],

@@ -124,8 +124,8 @@ def test_trouble_at_the_first_call_passes(server: ServerProcess, tmp_path: Path)
     """A process out of descriptors at its first call refuses and counts; when it has some again, it keeps events."""
     source = """
 import resource
-from hypotest import runtime
-runtime._DISK_RETRY = 0.2
+from hypotest import client
+client._DISK_RETRY = 0.2
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 taken = []
 try:

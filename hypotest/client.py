@@ -1,0 +1,209 @@
+"""What one process works with, under one configuration: its settings, its events, its part in the election.
+
+Starts no thread by itself: `runtime.py` passes that in, and keeps the one client that is in use.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from hypotest import accounts, control, lazy, leader, log, settings, snapshot, statedir
+from hypotest.config import Config
+from hypotest.errors import EventRefused, StorageError
+from hypotest.events import Encoder
+from hypotest.post import Post, StartThread
+from hypotest.segment import Segment
+from hypotest.spool import Spool
+
+_POLL = 0.02
+_THREAD_RETRY = 30.0
+_SILENT = 2.0
+_KICK_EVERY = 1.0
+_DISK_RETRY = 10.0
+
+
+class Client:
+    """What a process works with. Immutable after it is built, but for the campaign's thread.
+
+    Attributes:
+        config: the configuration in force.
+        connected: False for `connect_to_server=False`: no thread, no file, no socket, ever.
+        reader: the settings; None without a state directory.
+        spool: the events; None without a state directory.
+        encoder: makes events.
+        state: the state directory; None if there is none.
+        trouble: why there is no state directory; the reason of every refusal.
+    """
+
+    def __init__(
+        self,
+        settled: Config,
+        start_thread: StartThread | None = None,
+        retire: Callable[[Client], None] | None = None,
+        carried: Sequence[int] = (0,) * accounts.SLOTS,
+        segments: dict[str, Segment] | None = None,
+    ) -> None:
+        """Opens the state directory; starts nothing.
+
+        Args:
+            settled: the configuration.
+            start_thread: starts a thread; None for a client that only looks.
+            retire: takes this client out of use; by default it is only closed.
+            carried: counts that the client before it had not written down.
+            segments: the open segments of this process, of this client and of the ones before it.
+        """
+        self.config = settled
+        self.connected = settled.connect_to_server
+        self.encoder = Encoder(settled.hash_ids)
+        self.reader: snapshot.Reader | None = None
+        self.spool: Spool | None = None
+        self.state: statedir.StateDir | None = None
+        self.page: control.ControlPage | None = None
+        self.campaign: leader.Campaign | None = None
+        self.trouble = ""
+        self.refusals = list(carried)
+        self._start_thread = start_thread
+        self._retire = retire or Client.close
+        self._thread: object = None
+        self._thread_wanted_at = 0.0
+        self._built_at = time.monotonic()
+        if not self.connected:
+            return
+        if settled.token is None:
+            self.trouble = "no_token"
+            log.limited(
+                log.WARNING,
+                "token",
+                "no token: every answer is control and events are refused;"
+                " call hypotest.config(token=...) or set HT_TOKEN",
+                every=600.0,
+            )
+            return
+        self._segments = {} if segments is None else segments
+        self._open_state(settled.token)
+
+    def _open_state(self, token: str) -> None:
+        namespace = statedir.namespace_of(self.config.server_url, token)
+        for root in statedir.candidates(self.config.state_dir, os.environ):
+            try:
+                state = statedir.prepare(root, namespace)
+                newest = snapshot.open_newest(state.path)
+                page = control.open_control(state.path, newest.generation if newest else 0)
+            except (StorageError, OSError) as error:
+                level = log.WARNING if root == self.config.state_dir else log.INFO
+                log.limited(level, f"state:{root}", "state directory not used: %s", error, every=600.0)
+                continue
+            self.state, self.page = state, page
+            self.reader = snapshot.Reader(state.path, page, settings.decode)
+            self.spool = Spool(
+                state.spool, self.config.max_spool_bytes, self._spool_bytes, self.refusals, self._segments
+            )
+            if self._start_thread is not None:
+                post = Post(self.config, state, page, lambda: self._segments, self._start_thread)
+                self.campaign = leader.Campaign(post, self._each_second)
+            return
+        self.trouble = "disk"
+        log.limited(
+            log.ERROR,
+            "state",
+            "no usable state directory: every answer is control and events are"
+            " refused; set HT_STATE_DIR to a directory of this user",
+            every=600.0,
+        )
+
+    def _spool_bytes(self) -> int:
+        """What the spool holds: as the leader says, or by looking where there is none that moves."""
+        page, state, campaign = self.page, self.state, self.campaign
+        if page is None or state is None:
+            return 0
+        if campaign is not None and page.words[control.LEADER_PID] and campaign.silence() < _SILENT:
+            return page.words[control.SPOOL_BYTES]
+        return state.spool_bytes()
+
+    def _each_second(self) -> None:
+        if self.reader is not None and self.spool is not None and self.page is not None:
+            self.reader.retry()
+            lost = self.spool.check()
+            if lost:
+                log.limited(log.ERROR, "lost", "%d events were lost: their files were deleted", lost)
+            if self.page.replaced():
+                log.limited(log.WARNING, "replaced", "the state directory was deleted or replaced: starting anew")
+                self._retire(self)
+
+    def start(self) -> None:
+        """Starts the campaign's thread, if it may run here and does not yet."""
+        if self._thread is not None or self.campaign is None or self._start_thread is None:
+            return
+        now = time.monotonic()
+        if now < self._thread_wanted_at:
+            return
+        self._thread_wanted_at = now + _THREAD_RETRY
+        try:
+            self._thread = self._start_thread("campaign", self.campaign.run)
+        except RuntimeError as error:
+            log.limited(
+                log.WARNING,
+                "thread",
+                "no thread can be started here, events are kept for another process"
+                " to send; run `hypotest agent` if there is none: %s",
+                error,
+                every=600.0,
+            )
+
+    def keep(self, payload: bytes) -> None:
+        """Keeps one event; counts and reports a refusal."""
+        if self._thread is None:
+            self.start()
+        if self.spool is None:
+            self.refuse(self.trouble)
+            if self.trouble == "disk" and time.monotonic() > self._built_at + _DISK_RETRY:
+                self._retire(self)  # what was wrong with the directories may have passed: the next call looks again
+            return
+        try:
+            self.spool.append(payload)
+        except EventRefused as refusal:
+            log.limited(log.ERROR, f"refused:{refusal.reason}", "event refused: %s", refusal)
+
+    def refuse(self, reason: str) -> None:
+        """Counts an event that cannot be kept."""
+        if self.spool is not None:
+            self.spool.refuse(reason)
+        else:
+            self.refusals[accounts.refusal_slot(reason)] += 1
+
+    def flush(self, timeout: float, *, own_only: bool = False) -> int:
+        """Asks the leader to send and waits until what was accepted so far is settled.
+
+        Args:
+            timeout: seconds.
+            own_only: only what this process accepted.
+
+        Returns:
+            How many segments are not settled at the end of the time; 0 is success.
+        """
+        if self.spool is None or self.state is None or self.page is None:
+            return 0
+        backlog = lazy.load("hypotest.backlog")
+        deadline = time.monotonic() + timeout
+        marks = backlog.survey(self.state, self.spool.segments).marks
+        if own_only:
+            marks = {path: mark for path, mark in marks.items() if self.spool.instance in path}
+        kick_at = 0.0
+        while True:
+            if time.monotonic() >= kick_at:  # again and again: a leader in trouble does not listen to every one
+                self.page.kick()
+                kick_at = time.monotonic() + _KICK_EVERY
+            own = self.spool.segments
+            marks = {path: mark for path, mark in marks.items() if not backlog.is_settled(path, mark, own)}
+            if not marks or time.monotonic() >= deadline:
+                return len(marks)
+            time.sleep(min(_POLL, max(0.0, deadline - time.monotonic())))
+
+    def close(self) -> None:
+        """Finishes the segments and ends the campaign, without waiting."""
+        if self.spool is not None:
+            self.spool.close()
+        if self.campaign is not None:
+            self.campaign.stop()
