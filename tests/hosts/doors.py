@@ -1,0 +1,130 @@
+"""How to ask a running host, and what it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Protocol
+
+PATIENCE = 5.0
+
+
+class Unanswered(Exception):
+    """No answer came: the process that worked on it ended, or the host takes nothing."""
+
+
+class Answer(NamedTuple):
+    """What `work` tells; `worker` is its process."""
+
+    worker: int
+    begin: float
+    end: float
+    left: int
+    right: int
+    threads: tuple[str, ...]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Answer:
+        return cls(told["pid"], told["begin"], told["end"], told["left"], told["right"], tuple(told["threads"]))
+
+
+class Door(Protocol):
+    """Asks for one piece of work; may be used by several threads."""
+
+    def ask(self, name: str) -> Answer:
+        """Returns the answer.
+
+        Raises:
+            Unanswered: there is none.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class HttpDoor:
+    """HTTP over a unix socket, a connection for each request: whichever worker is free takes it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    def ask(self, name: str) -> Answer:
+        connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
+        with contextlib.closing(connection), socket.socket(socket.AF_UNIX) as connected:
+            try:
+                connected.settimeout(PATIENCE)
+                connected.connect(self._path)
+                connection.sock = connected
+                connection.request("GET", f"/?{name}", headers={"Connection": "close"})
+                response = connection.getresponse()
+                body = response.read()
+                if response.status != 200:
+                    raise Unanswered(f"{response.status}: {body[:200]!r}")
+                return Answer.of(json.loads(body))
+            except (OSError, http.client.HTTPException, ValueError) as error:  # a killed worker's answer may be a part
+                raise Unanswered(repr(error)) from error
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class LineDoor:
+    """For hosts without HTTP: names go as lines to a process, answers come as datagrams from whoever has done it.
+
+    Whoever works finds the socket in HOSTS_ANSWERS; see `reply`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lines: IO[bytes] | None = None
+        self._writing = threading.Lock()
+        self._waiting: dict[str, tuple[threading.Event, list[Answer]]] = {}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def write_to(self, lines: IO[bytes]) -> None:
+        """Names go there from now on."""
+        with self._writing:
+            self._lines = lines
+
+    def ask(self, name: str) -> Answer:
+        done, answers = self._waiting.setdefault(name, (threading.Event(), []))
+        try:
+            with self._writing:
+                if self._lines is None:
+                    raise Unanswered("nobody listens yet")
+                self._lines.write(name.encode() + b"\n")
+                self._lines.flush()
+            if not done.wait(PATIENCE):
+                raise Unanswered(f"nothing for {PATIENCE} s")
+            return answers[0]
+        except (OSError, ValueError) as error:
+            raise Unanswered(repr(error)) from error
+        finally:
+            del self._waiting[name]
+
+    def _read(self) -> None:
+        while data := self._socket.recv(65536):
+            told = json.loads(data)
+            done, answers = self._waiting.get(told["ask"], (threading.Event(), []))
+            answers.append(Answer.of(told))
+            done.set()
+
+    def close(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as farewell, contextlib.suppress(OSError):
+            farewell.sendto(b"", self._socket.getsockname())
+        self._reader.join(PATIENCE)
+        self._socket.close()
+
+
+def reply(ask: str, told: Mapping[str, Any]) -> None:
+    """In a worker without HTTP: the work is done, and this is what `work` told."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as answers:
+        answers.sendto(json.dumps({"ask": ask, **told}).encode(), os.environ["HOSTS_ANSWERS"])

@@ -1,0 +1,63 @@
+"""gunicorn: its workers are forked by os.fork, from a master that may have loaded the application."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.hosts.doors import Door, HttpDoor
+from tests.hosts.host import Host, Site
+from tests.hosts.proof import prove
+from tests.hosts.trials import hang, kill_the_leader, recycle, reload_by
+
+pytest.importorskip("gunicorn", reason="gunicorn is not installed")
+
+
+class Gunicorn(Host):
+    """gunicorn with two workers."""
+
+    name = "gunicorn"
+
+    def command(self, site: Site) -> Sequence[str]:
+        common = ("--bind", f"unix:{site.socket}", "--workers", str(self.workers), "--graceful-timeout", "5")
+        return ["gunicorn", *common, "--no-control-socket", *self.options, "tests.hosts.wsgi:application"]
+
+    def door(self, site: Site) -> Door:
+        return HttpDoor(site.socket)
+
+
+GTHREAD = ("--worker-class", "gthread", "--threads", "4")
+GEVENT = ("--worker-class", "gevent")
+KILL = (kill_the_leader,)
+HANG = hang("hang", "WORKER TIMEOUT")
+STUCK = hang("stuck", "was sent SIGKILL")
+QUIT = {"stop_signal": signal.SIGQUIT, "usual": "Error handling request|Traceback"}  # a quick stop ends requests
+
+MODES = [
+    Gunicorn("sync", trials=KILL),
+    Gunicorn("sync, preloaded", "--preload", trials=KILL),
+    Gunicorn("sync, preloaded, SDK used in the master", "--preload", early=True, trials=KILL),
+    Gunicorn("gthread", *GTHREAD, trials=KILL),
+    Gunicorn("gthread, preloaded", *GTHREAD, "--preload", trials=KILL),
+    Gunicorn("gthread, preloaded, SDK used in the master", *GTHREAD, "--preload", early=True, trials=KILL),
+    Gunicorn("gevent", *GEVENT, trials=KILL),
+    Gunicorn("gevent, preloaded", *GEVENT, "--preload", trials=KILL),
+    Gunicorn("gevent, preloaded, SDK used in the master", *GEVENT, "--preload", early=True, trials=KILL),
+    Gunicorn("sync, max_requests", "--max-requests", "40", trials=(recycle, kill_the_leader)),
+    Gunicorn("gthread, preloaded, max_requests", *GTHREAD, "--preload", "--max-requests", "40", trials=(recycle,)),
+    Gunicorn("gevent, max_requests", *GEVENT, "--max-requests", "40", trials=(recycle,)),
+    Gunicorn("sync, worker timeout by SIGABRT", "--timeout", "2", trials=(HANG, kill_the_leader)),
+    Gunicorn("sync, worker timeout by SIGKILL", "--timeout", "2", trials=(STUCK,)),
+    Gunicorn("sync, reload by SIGHUP", trials=(reload_by(signal.SIGHUP), kill_the_leader)),
+    Gunicorn("gthread, preloaded, reload by SIGHUP", *GTHREAD, "--preload", trials=(reload_by(signal.SIGHUP),)),
+    Gunicorn("sync, stop by SIGQUIT", trials=KILL, **QUIT),
+    Gunicorn("gthread, stop by SIGQUIT", *GTHREAD, trials=KILL, **QUIT),
+]
+
+
+@pytest.mark.parametrize("host", MODES, ids=str)
+def test_gunicorn(host: Gunicorn, tmp_path: Path) -> None:
+    prove(host, tmp_path)
