@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from hypotest import accounts, control, lazy, leader, log, settings, snapshot, statedir
 from hypotest.config import Config
-from hypotest.errors import EventRefused, StorageError
+from hypotest.errors import EventRefused, StorageError, ThreadsStandStill
 from hypotest.events import Encoder
 from hypotest.post import Post, StartThread
 from hypotest.segment import Segment
@@ -19,6 +19,7 @@ from hypotest.spool import Spool
 
 _POLL = 0.02
 _THREAD_RETRY = 30.0
+_LOOK_EVERY = 1.0
 _SILENT = 2.0
 _KICK_EVERY = 1.0
 _DISK_RETRY = 10.0
@@ -68,6 +69,7 @@ class Client:
         self._retire = retire or Client.close
         self._thread: object = None
         self._thread_wanted_at = 0.0
+        self._turn = [True]
         self._built_at = time.monotonic()
         if not self.connected:
             return
@@ -132,17 +134,33 @@ class Client:
                 log.limited(log.WARNING, "replaced", "the state directory was deleted or replaced: starting anew")
                 self._retire(self)
 
-    def start(self) -> None:
-        """Starts the campaign's thread, if it may run here and does not yet."""
+    @property
+    def watching(self) -> bool:
+        """Whether the campaign's thread was started."""
+        return self._thread is not None
+
+    def start(self) -> bool:
+        """Starts the campaign's thread, if it may run here and does not yet.
+
+        Returns:
+            False where it is too early for one: to be asked again at the next call.
+        """
         if self._thread is not None or self.campaign is None or self._start_thread is None:
-            return
+            return True
         now = time.monotonic()
         if now < self._thread_wanted_at:
-            return
-        self._thread_wanted_at = now + _THREAD_RETRY
+            return True
+        try:
+            turn = self._turn.pop()
+        except IndexError:  # another thread is at it, or has done it
+            return True
         try:
             self._thread = self._start_thread("campaign", self.campaign.run)
+        except ThreadsStandStill:
+            self._thread_wanted_at = now + _LOOK_EVERY
+            self.campaign.look_on()
         except RuntimeError as error:
+            self._thread_wanted_at = now + _THREAD_RETRY
             log.limited(
                 log.WARNING,
                 "thread",
@@ -151,6 +169,12 @@ class Client:
                 error,
                 every=600.0,
             )
+        else:
+            return self._thread is not None
+        finally:
+            if self._thread is None:
+                self._turn.append(turn)
+        return True
 
     def keep(self, payload: bytes) -> None:
         """Keeps one event; counts and reports a refusal."""

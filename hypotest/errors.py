@@ -8,6 +8,7 @@ HypotestError
 ├── EventRefused           an event that cannot be kept; says why in one word
 ├── StorageError           the state directory cannot be used
 │   └── CorruptFile        a file that is not what its name says
+├── ThreadsStandStill      the host lets no thread of ours move while it waits for a request
 └── TransportError         the server did not do what was asked; nothing is lost, try later
     ├── Unauthorized       401, 403
     ├── PayloadTooLarge    413: the same events in smaller batches may pass
@@ -55,6 +56,10 @@ class StorageError(HypotestError, OSError):
 
 class CorruptFile(StorageError):
     """A file is damaged, truncated, or of another format version."""
+
+
+class ThreadsStandStill(HypotestError, RuntimeError):
+    """The host keeps the interpreter to itself while it waits for a request: a leader in it would be stuck."""
 
 
 class TransportError(HypotestError):

@@ -33,7 +33,8 @@ class Status:
         refusing: why every event is refused ("no_token", "disk"); "" if none is.
         leader_pid: as the leader wrote it, in its own pid namespace; 0 if none has signed on.
         is_leader: whether this process leads.
-        silence: seconds since this process saw the leader's heartbeat move; over a second, it is stuck or dead.
+        silence: seconds since this process saw the leader's heartbeat move; over a second, it is stuck or dead. None in
+            a process that does not watch.
         leaders: how many leaders there have been.
         generation: of the settings this process reads; 0 before any.
         settings_age: seconds since the server last confirmed the settings; None before any.
@@ -106,7 +107,7 @@ def gather(client: Client) -> Status:
         state_dir=state.path,
         leader_pid=words[control.LEADER_PID],
         is_leader=client.campaign is not None and client.campaign.leading,
-        silence=client.campaign.silence() if client.campaign is not None else None,
+        silence=client.campaign.silence() if client.campaign is not None and client.watching else None,
         leaders=words[control.EPOCH],
         generation=reader.generation,
         settings_age=max(0.0, time.time() - confirmed) if confirmed else None,

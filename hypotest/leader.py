@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hypotest import lazy, log
+from hypotest import interrupts, lazy, log
 from hypotest.control import HEARTBEAT, LEADER_PID
 from hypotest.lock import LeaderLock
 from hypotest.post import Post
@@ -57,7 +57,7 @@ class Campaign:
         self._beat_at = time.monotonic()
         self._not_before = self._second = 0.0
         self._ending = threading.Lock()
-        self._abandoned = False
+        self._abandoned = self._looked = False
         if not _lives(post.page.words[LEADER_PID]):
             self._beat_at -= STALE
 
@@ -130,6 +130,22 @@ class Campaign:
             pid = self._post.page.words[LEADER_PID]
             self._complain(f"the leader (pid {pid}) holds its lock but does not move: is it stopped?")
             self._not_before = now + _LOCK_BACKOFF
+
+    def look_on(self) -> None:
+        """One look, and the housekeeping, for a process in which no thread of ours moves: it must never lead."""
+        try:
+            self._each_second()
+            # By two looks: the pid of another container says nothing.
+            vacant = self._vacant(time.monotonic()) and self._looked
+            self._looked = True
+            if vacant or not self._post.page.words[LEADER_PID]:
+                self._complain(
+                    "no thread of ours moves in uWSGI without enable-threads, and nobody leads: events are kept but not"
+                    " sent; set enable-threads = true, or start `hypotest agent` by attach-daemon"
+                )
+        except Exception as error:  # noqa: BLE001 - it is on the way to keep an event
+            interrupts.let_through(error)
+            log.limited(log.ERROR, f"campaign:{type(error).__name__}", "unexpected, trying again: %r", error)
 
     def _complain(self, what: str) -> None:
         log.limited(log.WARNING, "vacant", "%s", what, every=600.0)

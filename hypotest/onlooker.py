@@ -79,9 +79,6 @@ class Onlooker(Client):
         if fault:
             self.passed[state.root] = f"{path} {fault}: the application, or `hypotest agent`, makes it anew"
 
-    def start(self) -> None:
-        """Starts nothing: there is no campaign to start."""
-
     def leader_is_alive(self) -> bool:
         """Whether the leader's heart beats: looks for up to half a second."""
         if self.page is None:

@@ -27,7 +27,7 @@ class ProcessGuard:
     """
 
     def __init__(self) -> None:
-        self.page: memoryview | _PidPage = _wipe_on_fork_page() or _PidPage()
+        self.page: memoryview | PidPage = _wipe_on_fork_page() or PidPage()
 
     @property
     def alive(self) -> bool:
@@ -35,7 +35,9 @@ class ProcessGuard:
         return self.page[0] == 1
 
 
-class _PidPage:
+class PidPage:
+    """Reads 1 in the process that made it: for systems without the advice."""
+
     def __init__(self) -> None:
         self._pid = os.getpid()
 

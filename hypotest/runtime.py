@@ -18,8 +18,9 @@ from collections.abc import Callable, Mapping
 from hypotest import accounts, lazy, log
 from hypotest.client import Client
 from hypotest.config import resolve
+from hypotest.errors import ThreadsStandStill
 from hypotest.lock import abandon_inherited
-from hypotest.platform import ProcessGuard
+from hypotest.platform import PidPage, ProcessGuard
 from hypotest.segment import Segment
 
 TYPE_CHECKING = False
@@ -34,7 +35,8 @@ class _Process:
 
     Attributes:
         guard: tells whether this is still that process.
-        page: the guard's page, read at every call.
+        page: the guard's page, read at every call; while it is too early for a thread, one that sends each call to
+            `_build`, which asks again.
         built: the client in use, in a dict for its atomic setdefault.
         carried: counts of the client before it that stand in no file yet.
         segments: the open segments by path. A client that was retired may still have one, in the hands of a thread.
@@ -44,13 +46,14 @@ class _Process:
 
     def __init__(self) -> None:
         self.guard = ProcessGuard()
-        self.page = self.guard.page
+        self.page: memoryview | PidPage | tuple[int] = self.guard.page
         self.built: dict[str, Client] = {}
         self.carried = [0] * accounts.SLOTS
         self.segments: dict[str, Segment] = {}
 
 
 _CURRENT = "current"
+_TOO_EARLY = (0,)
 _overrides: dict[str, Any] = {}
 _here = _Process()
 _processes = {os.getpid(): _here}
@@ -69,6 +72,12 @@ def current() -> Client:
 
 def _build() -> Client:
     here = _here if _here.guard.alive else _enter_child()
+    client = here.built.get(_CURRENT) or _open(here)
+    here.page = here.guard.page if client.start() else _TOO_EARLY
+    return client
+
+
+def _open(here: _Process) -> Client:
     settled, warnings = resolve(_overrides, os.environ)
     if settled.connect_to_server:
         _hooks.register()
@@ -77,10 +86,8 @@ def _build() -> Client:
         log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=600.0)
     candidate = Client(settled, start_thread, retire, here.carried, here.segments)
     client = here.built.setdefault(_CURRENT, candidate)
-    if client is candidate and client.connected:
-        if client.state is not None:
-            log.line(log.DEBUG, "state directory: %s", client.state.path)
-        client.start()
+    if client is candidate and client.state is not None:
+        log.line(log.DEBUG, "state directory: %s", client.state.path)
     return client
 
 
@@ -136,23 +143,28 @@ def start_thread(name: str, run: Callable[[], None]) -> threading.Thread | None:
         It, or None in a process where it is too early for one.
 
     Raises:
+        ThreadsStandStill: it would not move.
         RuntimeError: no thread can be started: a limit, or the interpreter is going down.
     """
-    if _in_uwsgi_master():
-        return None
+    uwsgi = _uwsgi()
+    if uwsgi is not None:
+        if uwsgi.worker_id() == 0:  # the master, whose fork runs no hooks: a thread here would hang the workers
+            return None
+        if not getattr(uwsgi, "has_threads", True):  # before 2.0.27, without enable-threads
+            raise ThreadsStandStill
     thread = threading.Thread(target=run, name=f"hypotest-{name}", daemon=True)
     thread.start()
     return thread
 
 
-def _in_uwsgi_master() -> bool:
-    """Whether this is uWSGI's master, whose fork runs no hooks: a thread here would hang the workers."""
+def _uwsgi() -> Any:
+    """The module by which uWSGI tells the processes it runs about themselves; None elsewhere."""
     if "uwsgi" not in sys.modules and "uwsgi" not in sys.builtin_module_names:
-        return False
-    try:
-        return bool(importlib.import_module("uwsgi").worker_id() == 0)
-    except Exception:  # noqa: BLE001 - some other module of that name
-        return False
+        return None
+    with contextlib.suppress(Exception):
+        module = importlib.import_module("uwsgi")
+        return module if hasattr(module, "worker_id") else None
+    return None
 
 
 class _ForkHooks:

@@ -45,7 +45,7 @@ print(guard.alive, ask(), ask(), guard.alive, type(guard.page).__name__)
     alive, first, second, still, page = run_python(GUARD + child, kind).split()
     assert (alive, first, second, still) == ("True", "0", "0", "True")
     if kind == "pid" or sys.platform == "linux":
-        assert page == {"page": "memoryview", "pid": "_PidPage"}[kind]
+        assert page == {"page": "memoryview", "pid": "PidPage"}[kind]
 
 
 @linux
