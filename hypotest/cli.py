@@ -274,7 +274,7 @@ _COMMANDS: dict[
         _drain_options,
     ),
     "agent": (
-        "the sidecar: campaign in the foreground until SIGTERM or SIGINT, whatever HT_LEADER says",
+        "the sidecar: campaign in the foreground until SIGTERM, SIGINT or SIGHUP, whatever HT_LEADER says",
         "0 stopped by a signal; 2 it could not be tried, or the state directory that was named cannot be used",
         _agent,
         _no_options,

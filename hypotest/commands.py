@@ -26,6 +26,7 @@ _POLL = 0.02
 _KICK_EVERY = 1.0
 _LOOK_EVERY = 1.0
 _STATE_RETRY = 5.0
+_BATCH_GRACE = 3.0
 _NEAR = 5
 
 
@@ -210,7 +211,7 @@ def agent(config: Config, given: Mapping[str, str]) -> int:
             raise CommandFailed(2, "no usable state directory: set HT_STATE_DIR to a directory of this user")
         _require_place(config, now)
         log.line(log.INFO, "agent: pid %d campaigns for %s in %s", os.getpid(), config.server_url, now.state.path)
-        while not stopped(_LOOK_EVERY if now.state is not None else _STATE_RETRY):
+        while not (told_by := stopped(_LOOK_EVERY if now.state is not None else _STATE_RETRY)):
             # Another one, where the state directory was deleted or replaced.
             now = runtime.current()
             if now.state is None:
@@ -218,8 +219,10 @@ def agent(config: Config, given: Mapping[str, str]) -> int:
             else:
                 _require_place(config, now)
             now.start()
+        log.line(log.INFO, "agent: pid %d was told to stop by %s", os.getpid(), told_by)
+        if now.campaign is not None:
+            now.campaign.finish(_BATCH_GRACE)
         now.close()
-        log.line(log.INFO, "agent: pid %d was told to stop", os.getpid())
     return 0
 
 
@@ -241,7 +244,7 @@ def _require_place(config: Config, now: Client) -> None:
 
 
 class _Stopped:
-    """Waits for SIGTERM or SIGINT.
+    """Waits for a signal that ends the agent, and returns its name.
 
     Not an Event set by a handler: the handler runs in the thread that waits, and may find the Event's lock taken.
     """
@@ -249,8 +252,9 @@ class _Stopped:
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
 
-    def __call__(self, timeout: float) -> bool:
-        return bool(select.select([self._pipe], [], [], timeout)[0])
+    def __call__(self, timeout: float) -> str:
+        readable = select.select([self._pipe], [], [], timeout)[0]
+        return signal.Signals(os.read(self._pipe, 1)[0]).name if readable else ""
 
 
 @contextlib.contextmanager
@@ -258,7 +262,11 @@ def _stop_signals() -> Iterator[_Stopped]:
     reads, writes = os.pipe()
     os.set_blocking(writes, False)
     before = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
-    handlers = {number: signal.signal(number, _no_op) for number in (signal.SIGTERM, signal.SIGINT)}
+    # SIGHUP too, with which a terminal that closes would kill it without a word; but nohup had it ignored.
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    handlers = {number: signal.signal(number, _no_op) for number in numbers}
     try:
         yield _Stopped(reads)
     finally:

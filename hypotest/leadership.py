@@ -42,13 +42,17 @@ class Loop:
         self._work = work
         self._wake = threading.Event()
         self.stopped = False
+        self.ended = threading.Event()
         self._due = 0.0
 
     def run(self) -> None:
         """Loops until `stop`."""
-        while not self.stopped:
-            self._wake.wait(self._call())
-            self._wake.clear()
+        try:
+            while not self.stopped:
+                self._wake.wait(self._call())
+                self._wake.clear()
+        finally:
+            self.ended.set()
 
     def step(self) -> None:
         """Makes the next call if it is due: for a loop that no thread could be started for."""
@@ -143,6 +147,16 @@ class Leadership:
         rested = now >= self._not_before and now - self._last_attempt >= _PATIENCE
         if rested or not self._send_failures:
             self._loops[1].wake()
+
+    def finish(self, timeout: float) -> None:
+        """Stops the loops and waits until the batch under way is settled, `timeout` seconds at most.
+
+        Without it, the next leader sends that batch again. A poll under way is not waited for: it loses nothing.
+        """
+        for loop in self._loops:
+            loop.stop()
+        if self._loops[1] not in self._threadless:
+            self._loops[1].ended.wait(timeout)
 
     def end(self) -> None:
         """Stops the loops after what is under way, which changes nothing on disk any more."""
