@@ -150,6 +150,12 @@ class Campaign:
     def _complain(self, what: str) -> None:
         log.limited(log.WARNING, "vacant", "%s", what, every=600.0)
 
+    def finish(self, timeout: float) -> None:
+        """Leaves no batch half-way: ends sending after the one under way, while the heart beats on."""
+        leadership = self._leadership
+        if leadership is not None:
+            leadership.finish(timeout)
+
     def step_down(self) -> None:
         """Ends this process's leadership, if any: signs off, so that another takes over at once, and unlocks."""
         with self._ending:
