@@ -14,6 +14,7 @@ Written by the leader only, but for `kick`, which anyone may change to wake it.
     64      8     polls made
     72      8     lived: seconds that leaders have been at work, by their monotonic clocks
     80      8     sends made
+    88      8     the leader's pid namespace, by its inode; 0 = unknown. Only there its pid means anything
     512     256   accounts, copy A     u64 sequence | 40 bytes segment name | 16 x u64 counters | u64 crc32
     768     256   accounts, copy B
     1024    512   the last error, as text:              u32 length | u32 crc32 | UTF-8
@@ -41,7 +42,8 @@ NAME = "control"
 SIZE = 4096
 MAGIC = int.from_bytes(b"HTCTRL01", "little")
 
-EPOCH, GENERATION, LEADER_PID, HEARTBEAT, KICK, SETTINGS_TIME, SPOOL_BYTES, POLLS, LIVED, SENDS = range(1, 11)
+EPOCH, GENERATION, LEADER_PID, HEARTBEAT, KICK, SETTINGS_TIME = range(1, 7)
+SPOOL_BYTES, POLLS, LIVED, SENDS, LEADER_SPACE = range(7, 12)
 
 _ACCOUNTS = struct.Struct(f"=Q40s{accounts.SLOTS}Q")
 _COPIES = (512, 768)

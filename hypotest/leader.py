@@ -12,16 +12,18 @@ import threading
 import time
 from collections.abc import Callable
 
-from hypotest import interrupts, lazy, log
-from hypotest.control import HEARTBEAT, LEADER_PID
+        self._watch = Watch()
+        self._abandoned = self._looked = False
 from hypotest.lock import LeaderLock
 from hypotest.post import Post
+from hypotest.watch import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hypotest.leadership import Leadership
 
 TICK = 0.1
+WATCHFUL_TICK = 0.5
 STALE = 0.35
 _STUCK_AFTER = 5.0
 _LOCK_BACKOFF = 1.0
@@ -57,6 +59,7 @@ class Campaign:
         self._beat_at = time.monotonic()
         self._not_before = self._second = 0.0
         self._ending = threading.Lock()
+        self._watch = Watch()
         self._abandoned = self._looked = False
         if not _lives(post.page.words[LEADER_PID]):
             self._beat_at -= STALE
@@ -78,9 +81,18 @@ class Campaign:
             except Exception as error:  # noqa: BLE001 - the campaign must outlive everything
                 log.limited(log.ERROR, f"campaign:{type(error).__name__}", "unexpected, trying again: %r", error)
                 self._not_before = time.monotonic() + _LOCK_BACKOFF
-            self._stop.wait(TICK)
+            self._rest()
         if not self._abandoned:
+            self._watch.close()
             self.step_down()  # `stop` may have come while this thread was becoming the leader
+
+    def _rest(self) -> None:
+        """Until the next look: a moment, or longer if the kernel tells this follower when the leader ends."""
+        words = self._post.page.words
+        if self.leading or not self._watch.on(words[LEADER_PID], words[LEADER_SPACE]):
+            self._stop.wait(TICK)
+        elif self._watch.wait(WATCHFUL_TICK) and words[LEADER_PID] == self._watch.pid:  # nobody has followed it yet
+            self._beat, self._beat_at = words[HEARTBEAT], time.monotonic() - STALE
 
     def tick(self) -> None:
         """One look at the heartbeat, or one heartbeat."""
@@ -179,3 +191,4 @@ class Campaign:
         if self._leadership is not None:  # gevent: the parent's greenlets go on in a child
             self._leadership.abandon()
         self._lock.forget()
+        self._watch.forget()

@@ -14,7 +14,7 @@ import orjson
 from hypotest import control, log, neighbours, platform
 from hypotest.backlog import Backlog
 from hypotest.config import Config
-from hypotest.control import HEARTBEAT, KICK, LAST_ERROR, LEADER_CONFIG, LEADER_PID, LIVED
+from hypotest.control import HEARTBEAT, KICK, LAST_ERROR, LEADER_CONFIG, LEADER_PID, LEADER_SPACE, LIVED
 from hypotest.errors import TransportError, Unauthorized
 from hypotest.events import is_older
 from hypotest.poller import Poller
@@ -22,6 +22,7 @@ from hypotest.post import Post
 from hypotest.publisher import Publisher
 from hypotest.sender import Sender
 from hypotest.transport import HttpTransport
+from hypotest.watch import pid_space
 
 _RESCAN = 1.0
 _NEIGHBOURS_EVERY = 60.0
@@ -110,6 +111,7 @@ class Leadership:
             except RuntimeError:  # a limit; and Python 3.12 starts none while the interpreter goes down, as for a flush
                 self._threadless.append(loop)
         page.words[control.EPOCH] += 1
+        page.words[LEADER_SPACE] = pid_space()
         page.words[LEADER_PID] = os.getpid()
         page.set_text(LEADER_CONFIG, orjson.dumps(_public(config)).decode())
         log.line(log.INFO, "leader: pid %d polls and sends for this host, state in %s", os.getpid(), post.state.path)

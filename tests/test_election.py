@@ -44,12 +44,17 @@ def leader_pid(server: ServerProcess, tmp_path: Path) -> int:
         return int.from_bytes(file.read(32)[24:32], "little")
 
 
-def test_another_process_leads_within_a_second_of_each_kill(server: ServerProcess, tmp_path: Path) -> None:
+BLIND = "import hypotest.watch; hypotest.watch.pid_space = lambda: 0\n"
+"""Begins a process whose kernel does not tell it when the leader ends."""
+
+
+@pytest.mark.parametrize("first", ["", BLIND], ids=["told by the kernel", "by the heartbeat"])
+def test_another_process_leads_within_a_second_of_each_kill(server: ServerProcess, tmp_path: Path, first: str) -> None:
     """The leader is SIGKILLed ten times among six processes: each time another one polls within a second."""
     env = sdk_env(server, tmp_path / "state")
     delays = []
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(Script(WORKER, env)) for _ in range(6)]
+        workers = [stack.enter_context(Script(WORKER, env, first=first)) for _ in range(6)]
         for worker in workers:
             worker.wait_for("ready")
         for _ in range(10):
@@ -61,7 +66,7 @@ def test_another_process_leads_within_a_second_of_each_kill(server: ServerProces
             delays.append(time.monotonic() - killed)
             wait_for(lambda dead=leader: leader_pid(server, tmp_path) not in (0, dead.pid), "another process leads")
             workers.remove(leader)
-            workers.append(stack.enter_context(Script(WORKER, env)))
+            workers.append(stack.enter_context(Script(WORKER, env, first=first)))
             workers[-1].wait_for("ready")
         pids = [worker.pid for worker in workers]
     print(f"takeover: median {statistics.median(delays):.2f} s, worst {max(delays):.2f} s")

@@ -129,9 +129,9 @@ class Proof:
             "answered": len(self.load.answers),
             "unanswered": self.load.unanswered,
             "events": verdict.stored,
-            "processes": len(self.load.workers()),
+            "workers": len(self.load.workers()),
             "leaders": leaders,
-            "polls": polls / (lasted / INTERVAL),
+            "polls": (polls - leaders) / (lasted / INTERVAL),  # each leader's first comes at once
             "lost": verdict.lost,
             "doubled": verdict.duplicates,
             "stale": len(stale),

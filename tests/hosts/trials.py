@@ -24,7 +24,7 @@ def kill_the_leader(proof: Proof) -> None:
         proof.site.process.wait()
         proof.start()
     wait_for(lambda: words[EPOCH] > epoch, "another leader")
-    proof.row["failover"] = max(time.monotonic() - killed, proof.row.get("failover", 0.0))
+    proof.row["takeover"] = max(time.monotonic() - killed, proof.row.get("takeover", 0.0))
 
 
 def recycle(proof: Proof) -> None:

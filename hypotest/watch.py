@@ -1,0 +1,77 @@
+"""Waits for the leader's end, told by the kernel: a follower sleeps longer, and wakes at once when it matters.
+
+A pidfd becomes readable when its process ends. It is of use only in the leader's own pid namespace, since another one
+has another process of the same number, or none; and not under gevent, where a wait for a descriptor may or may not be
+one of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+from hypotest import lazy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import select
+
+_GREEN = ("gevent", "eventlet")
+
+
+def pid_space() -> int:
+    """The pid namespace of this process, as a number other than 0; 0 where it cannot be told."""
+    with contextlib.suppress(OSError):
+        return os.stat("/proc/self/ns/pid").st_ino
+    return 0
+
+
+class Watch:
+    """Waits for the end of one process after another.
+
+    Attributes:
+        pid: the one it was last turned to; 0 before.
+    """
+
+    def __init__(self) -> None:
+        self._space = pid_space() if hasattr(os, "pidfd_open") else 0
+        self.pid = 0
+        self._fd = -1
+        self._poll: select.poll | None = None
+
+    def on(self, pid: int, space: int) -> bool:
+        """Turns to the process `pid` of the namespace `space`; returns whether `wait` can tell its end.
+
+        A process whose end was told already cannot be waited for again.
+        """
+        if pid != self.pid:
+            self.close()
+            self.pid = pid
+            if pid and space and space == self._space and not any(name in sys.modules for name in _GREEN):
+                self._open(pid)
+        return self._poll is not None
+
+    def _open(self, pid: int) -> None:
+        with contextlib.suppress(OSError, ImportError, AttributeError):  # gone; forbidden; a kernel before 5.3
+            poll = lazy.load("select").poll()
+            self._fd = os.pidfd_open(pid)
+            poll.register(self._fd)
+            self._poll = poll
+
+    def wait(self, seconds: float) -> bool:
+        """Waits so long at most; returns whether the process has ended."""
+        ended = self._poll is not None and bool(self._poll.poll(seconds * 1000))
+        if ended:
+            self.close()
+        return ended
+
+    def close(self) -> None:
+        """Gives the descriptor back."""
+        fd, self._fd, self._poll = self._fd, -1, None
+        if fd >= 0:
+            os.close(fd)
+
+    def forget(self) -> None:
+        """In a child: the descriptor stays open, since its number may be another's by now."""
+        self._fd, self._poll = -1, None

@@ -1,0 +1,5 @@
+"""Long runs and benchmarks, on real hosts: `python -m stress NAME`.
+
+idle   what an idle worker costs: threads, and share of a core
+stop   how long a host takes to stop while the server is away, with the SDK and without
+"""

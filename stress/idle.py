@@ -1,0 +1,60 @@
+"""What an idle worker costs: threads, and share of a core, beside the same worker without the SDK.
+
+The bar: one thread at most in a worker that does not lead, under 0.1 % of a core.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from hypotest import control
+from hypotest.statedir import StateDir, namespace_of
+from stress.running import WITHOUT, running
+from tests.hosts.host import Site
+from tests.hosts.test_gunicorn import Gunicorn
+
+_WORKERS = 4
+
+
+def main(seconds: int = 20) -> None:
+    """Measures, and prints a line for each worker."""
+    print(f"gunicorn, {_WORKERS} sync workers, nobody asks, over {seconds} s; CPU by the kernel's scheduler statistics")
+    print(f"{'':10}{'threads':>9}{'% of a core':>13}{'above without':>15}")
+    without = _measure({**WITHOUT}, seconds)
+    base = sum(share for _, _, share in without) / len(without)
+    print(f"{'without':10}{max(threads for _, threads, _ in without):>9}{base:13.3f}")
+    for role, threads, share in sorted(_measure({}, seconds)):
+        print(f"{role:10}{threads:>9}{share:13.3f}{share - base:+15.3f}")
+
+
+def _measure(env: dict[str, str], seconds: float) -> list[tuple[str, int, float]]:
+    """For each worker, what it is, its threads, and its CPU time in % of a core."""
+    env = env | {"HT_PULL_INTERVAL": "30", "HT_SEND_INTERVAL": "1"}
+    with running(lambda env: Gunicorn("idle", workers=_WORKERS, threads=8, env=env), env, lambda _: None) as site:
+        workers = [pid for pid in site.processes() if pid != site.process.pid]
+        assert len(workers) == _WORKERS, workers
+        leader = _leader(site)
+        before = {pid: _cpu(pid) for pid in workers}
+        began = time.monotonic()
+        time.sleep(seconds)
+        passed = time.monotonic() - began
+        return [
+            (
+                "leader" if pid == leader else "follower",
+                len(list(Path(f"/proc/{pid}/task").iterdir())),
+                100 * (_cpu(pid) - before[pid]) / passed,
+            )
+            for pid in workers
+        ]
+
+
+def _leader(site: Site) -> int:
+    page = control.open_existing(StateDir(str(site.state), namespace_of(site.server.url, site.server.token)).path)
+    return page.words[control.LEADER_PID] if page is not None else 0
+
+
+def _cpu(pid: int) -> float:
+    """Seconds that all threads of a process have run."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9

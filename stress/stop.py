@@ -1,0 +1,46 @@
+"""How long a host takes to stop while the server is away, with the SDK and without: medians of one run, interleaved.
+
+The bar: not slower than without the SDK by more than flush_timeout, and with flush_events off by 0.2 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+from tests.hosts.test_asgi import Uvicorn
+from tests.hosts.test_celery import Celery
+from tests.hosts.test_uwsgi import Uwsgi
+
+from stress.running import WITHOUT, running
+from tests.hosts.host import Host
+from tests.hosts.test_gunicorn import GEVENT, GTHREAD, Gunicorn
+from tests.server_process import ServerProcess
+
+_FLUSH_TIMEOUT = 1.0
+_FLUSH = {"HT_FLUSH_EVENTS": "true", "HT_FLUSH_TIMEOUT": str(_FLUSH_TIMEOUT)}
+_HOSTS: dict[str, Callable[..., Host]] = {
+    "gunicorn sync": partial(Gunicorn, "sync"),
+    "gunicorn gthread": partial(Gunicorn, "gthread", *GTHREAD),
+    "gunicorn gevent": partial(Gunicorn, "gevent", *GEVENT),
+    "uwsgi --master": partial(Uwsgi, "master", "--master"),
+    "celery prefork": partial(Celery, "prefork"),
+    "uvicorn --workers 2": partial(Uvicorn, "workers", "--workers", "2"),
+}
+_WAYS = {"without": WITHOUT, "flush off": {}, "flush on": _FLUSH}
+
+
+def main(rounds: int = 5) -> None:
+    """Measures, and prints the table."""
+    for away, what in ((ServerProcess.kill, "unreachable"), (ServerProcess.pause, "hung")):
+        print(f"server {what}: seconds to stop, median of {rounds}; flush_timeout {_FLUSH_TIMEOUT:g} s")
+        print(f"{'':22}{'without':>10}{'flush off':>11}{'more':>8}{'flush on':>11}{'more':>8}")
+        for name, make in _HOSTS.items():
+            seconds: dict[str, list[float]] = {way: [] for way in _WAYS}
+            for _ in range(rounds):
+                for way, env in _WAYS.items():
+                    with running(make, env, away) as site:
+                        seconds[way].append(site.stop())
+            without, off, on = (median(seconds[way]) for way in _WAYS)
+            print(f"{name:22}{without:10.2f}{off:11.2f}{off - without:+8.2f}{on:11.2f}{on - without:+8.2f}", flush=True)

@@ -1,0 +1,70 @@
+"""The kernel tells a follower when the leader ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from hypotest.watch import Watch, pid_space
+from tests.server_process import wait_for
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system has no pidfd")
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def test_the_end_of_a_process_is_told_at_once(other: subprocess.Popen[bytes]) -> None:
+    watch = Watch()
+    assert watch.on(other.pid, pid_space())
+    assert not watch.wait(0.01)
+    other.kill()
+    began = time.monotonic()
+    assert watch.wait(60)
+    assert time.monotonic() - began < 30
+
+
+def test_an_end_is_told_once_and_the_next_process_is_watched(other: subprocess.Popen[bytes]) -> None:
+    watch = Watch()
+    watch.on(other.pid, pid_space())
+    other.kill()
+    assert watch.wait(60)
+    assert not watch.on(other.pid, pid_space())  # or a follower would look again and again without a rest
+    assert watch.on(os.getpid(), pid_space())
+    assert watch.pid == os.getpid()
+    watch.close()
+
+
+def test_a_process_of_another_namespace_is_not_watched(other: subprocess.Popen[bytes]) -> None:
+    watch = Watch()
+    assert not watch.on(other.pid, pid_space() + 1)
+    assert not watch.on(os.getpid(), 0)
+
+
+def test_nothing_is_watched_under_gevent(other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gevent", os)
+    assert not Watch().on(other.pid, pid_space())
+
+
+def test_a_process_that_is_gone_is_not_watched(other: subprocess.Popen[bytes]) -> None:
+    other.kill()
+    other.wait()
+    assert not Watch().on(other.pid, pid_space())
+
+
+def test_descriptors_are_given_back(other: subprocess.Popen[bytes]) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    watch = Watch()
+    for pid in (other.pid, os.getpid()) * 3:
+        assert watch.on(pid, pid_space())
+    watch.close()
+    wait_for(lambda: len(os.listdir("/proc/self/fd")) == before, "no descriptor is left")
