@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 
-        self._watch = Watch()
-        self._abandoned = self._looked = False
+from hypotest import interrupts, lazy, log
+from hypotest.control import HEARTBEAT, LEADER_PID, LEADER_SPACE
 from hypotest.lock import LeaderLock
 from hypotest.post import Post
 from hypotest.watch import Watch
