@@ -1,22 +1,30 @@
-# make demo | test | lint | clean
+# make demo | test | hosts | lint | clean
 #
 # All of them work in .venv, which is made when there is none and completed when pyproject.toml has changed. Another
 # interpreter: make clean, then make PYTHON=python3.12 test. Some tests only: make test ARGS='-k spool'; one at a time:
-# make test WORKERS=0.
+# make test WORKERS=0. The matrix of hosts as often as you like, and its table in docs/hosts.md: make hosts RUNS=20.
 
 PYTHON ?= python3
 ARGS ?=
 WORKERS ?= auto
+RUNS ?= 1
 BIN := .venv/bin
 READY := .venv/.ready
+HOSTS := tests/hosts/requirements.txt
+ALL := .venv/.hosts
 
-.PHONY: demo test lint clean
+.PHONY: demo test hosts lint clean
 
 demo: $(READY)
 	$(BIN)/hypotest demo
 
-test: $(READY)
+test: $(ALL)
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+hosts: $(ALL)
+	rm -rf .rows
+	for run in $$(seq $(RUNS)); do HOSTS_ROWS=.rows $(BIN)/python -m pytest -q -n $(WORKERS) tests/hosts $(ARGS) || exit 1; done
+	$(BIN)/python -m tests.hosts.table .rows
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -30,7 +38,15 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(READY)
 
+# A host that cannot be installed here is left out, and its tests say so.
+$(ALL): $(HOSTS) $(READY)
+	$(BIN)/python -m pip install --quiet --requirement $(HOSTS) || \
+		grep -v '^#' $(HOSTS) | while read -r host; do \
+			$(BIN)/python -m pip install --quiet "$$host" || echo "left out: $$host"; \
+		done
+	touch $(ALL)
+
 clean:
 	if test -e .venv/.by-make; then rm -rf .venv; fi
-	rm -rf .oracle .mypy_cache .pytest_cache .ruff_cache .hypothesis hypotest_python3_sdk.egg-info
+	rm -rf .oracle .rows .mypy_cache .pytest_cache .ruff_cache .hypothesis hypotest_python3_sdk.egg-info
 	find $(wildcard hypotest tests stress examples) -name __pycache__ -type d -prune -exec rm -rf {} +
