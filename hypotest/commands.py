@@ -220,6 +220,8 @@ def agent(config: Config, given: Mapping[str, str]) -> int:
                 _require_place(config, now)
             now.start()
         log.line(log.INFO, "agent: pid %d was told to stop by %s", os.getpid(), told_by)
+        if now.config.flush_events:
+            now.flush(now.config.flush_timeout)
         if now.campaign is not None:
             now.campaign.finish(_BATCH_GRACE)
         now.close()

@@ -1,20 +1,31 @@
-"""The examples work as their README says."""
+"""The examples work as their READMEs say: each is started by its one command, beside a real server."""
 
 from __future__ import annotations
 
-import os
-import re
-import signal
+import shutil
 import subprocess
-import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import requests
+import pytest
 
 import hypotest.demo
-from tests.server_process import DEADLINE, ServerProcess, clean_env, wait_for
+from tests.examples import EXAMPLES, Example, need
+from tests.server_process import ServerProcess, wait_for
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+SHOPS = {
+    "flask_gunicorn": ("gunicorn app:app", "/worker", {"data": {"price": "12.5"}}),
+    "django_uwsgi": ("uwsgi uwsgi.ini", "/ready", {"data": {"price": "12.5"}}),
+    "fastapi_uvicorn": ("uvicorn app:app", "/ready", {"json": {"price": 12.5}}),
+}
+NEEDS = {
+    "flask_gunicorn": (("flask",), ("gunicorn",)),
+    "django_uwsgi": (("django",), ("uwsgi",)),
+    "fastapi_uvicorn": (("fastapi",), ("uvicorn",)),
+}
+READERS = 100
 
 
 def test_the_example_is_the_application_of_the_demo() -> None:
@@ -22,42 +33,26 @@ def test_the_example_is_the_application_of_the_demo() -> None:
     assert (EXAMPLES / "flask_gunicorn" / "app.py").read_text() == packaged.read_text()
 
 
-def test_flask_gunicorn_runs_with_the_one_command_of_its_readme(tmp_path: Path) -> None:
-    directory = EXAMPLES / "flask_gunicorn"
-    assert "    gunicorn app:app\n" in (directory / "README.md").read_text()
-    with ServerProcess(tmp_path, experiments=None, options=("--experiments", str(directory / "experiments.yaml"))) as (
-        server
-    ):
-        env = clean_env() | {
-            "HOME": str(tmp_path),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "HT_STATE_DIR": str(tmp_path / "state"),
-            "HT_TOKEN": server.token,
-            "HT_SERVER_URL": server.url,
-            "GUNICORN_CMD_ARGS": "--bind 127.0.0.1:0",
-        }
-        env.pop("XDG_RUNTIME_DIR", None)
-        log = tmp_path / "gunicorn.log"
-        with log.open("wb") as output:
-            gunicorn = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "app:app"],
-                cwd=directory,
-                env=env,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        try:
-            found = wait_for(lambda: re.search(r"Listening at: (http://\S+)", log.read_text()), "gunicorn listens")
-            visit_and_buy(found[1])
-            results = wait_for(lambda: _with_a_sale(server), "the results have the sale")
-        finally:
-            gunicorn.send_signal(signal.SIGTERM)
-            try:
-                gunicorn.wait(DEADLINE)
-            except subprocess.TimeoutExpired:
-                os.killpg(gunicorn.pid, signal.SIGKILL)
-                gunicorn.wait()
+@pytest.mark.parametrize("name", SHOPS)
+def test_a_shop_runs_with_the_one_command_of_its_readme(name: str, tmp_path: Path) -> None:
+    need(*NEEDS[name])
+    command, ready, price = SHOPS[name]
+    with Example(name, tmp_path) as shop:
+        process = shop.start(command)
+
+        def has_settings() -> object:
+            assert process.poll() is None, shop.log()
+            answer = shop.answers(ready)
+            return answer and answer.get("generation", answer.get("ready"))
+
+        wait_for(has_settings, "settings have arrived")
+        assert shop.ask("GET", "/", "bob", "FR")["newsletter_box"] is None
+        assert shop.ask("GET", "/", "ann", "DE")["newsletter_box"] in ("top", "bottom")
+        assert shop.ask("POST", "/buy", "ann", "DE", **price) == {"bought": True}  # type: ignore[arg-type]
+        assert shop.ask("POST", "/subscribe", "ann", "DE") == {"subscribed": True}
+        results = wait_for(lambda: _results(shop.server, visits=3, goals=2), "the results have the sale")
+        assert shop.hypotest("status", "--ready").stdout == "ready\n"
+        assert shop.stop(process) == 0
     button, box = results["buy_button"]["variants"], results["newsletter_box"]["variants"]
     assert sum(variant["visitors"] for variant in button.values()) == 2
     assert sum(variant["visitors"] for variant in box.values()) == 1  # ann is German, bob is not
@@ -65,30 +60,48 @@ def test_flask_gunicorn_runs_with_the_one_command_of_its_readme(tmp_path: Path) 
     assert sum(variant["goals"]["signup"]["converted"] for variant in box.values()) == 1
 
 
-def visit_and_buy(url: str) -> None:
-    def ask(method: str, path: str, who: str, country: str, **more: object) -> dict[str, object]:
-        response = requests.request(
-            method,
-            url + path,
-            headers={"X-Country": country},
-            cookies={"visitor": who},
-            timeout=DEADLINE,
-            **more,  # type: ignore[arg-type]
+@pytest.fixture
+def redis() -> Iterator[str]:
+    """The URL of a Redis of the test's own, on a socket in a directory whose name is short enough for one."""
+    need(("redis",), ("redis-server",))
+    directory = Path(tempfile.mkdtemp(prefix="ht-"))
+    path = directory / "redis.sock"
+    command = ["redis-server", "--port", "0", "--unixsocket", str(path), "--dir", str(directory), "--save", ""]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(path.exists, "Redis listens")
+        yield f"redis+socket://{path}"
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("broker", ["files", "redis"])
+def test_celery_runs_with_the_commands_of_its_readme(
+    broker: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    need(("celery",), ("celery",))
+    env = {"BROKER_URL": request.getfixturevalue("redis")} if broker == "redis" else {}
+    with Example("celery", tmp_path, env=env) as newsletter:
+        worker = newsletter.start("celery -A tasks worker")
+        wait_for(lambda: "settings: generation 1" in newsletter.log(), "settings have arrived")
+        assert newsletter.start("python send.py").wait() == 0
+        goals = len(range(0, READERS, 3))
+        results = wait_for(
+            lambda: _results(newsletter.server, visits=READERS + READERS // 2, goals=goals), "all events have arrived"
         )
-        response.raise_for_status()
-        answer: dict[str, object] = response.json()
-        return answer
-
-    wait_for(lambda: ask("GET", "/worker", "nobody", "")["generation"], "settings have arrived")
-    assert ask("GET", "/", "bob", "FR")["newsletter_box"] is None
-    assert ask("GET", "/", "ann", "DE")["newsletter_box"] in ("top", "bottom")
-    assert ask("POST", "/buy", "ann", "DE", data={"price": "12.5"}) == {"bought": True}
-    assert ask("POST", "/subscribe", "ann", "DE") == {"subscribed": True}
+        assert newsletter.stop(worker) == 0
+    subject, time = results["mail_subject"], results["send_time"]
+    assert sum(variant["users"] for variant in subject["variants"].values()) == READERS
+    assert sum(variant["users"] for variant in time["variants"].values()) == READERS // 2  # the German ones
+    assert sum(variant["goals"]["click"]["converted"] for variant in subject["variants"].values()) == goals
 
 
-def _with_a_sale(server: ServerProcess) -> dict[str, dict[str, dict[str, dict[str, object]]]] | None:
+def _results(server: ServerProcess, *, visits: int, goals: int) -> dict[str, Any] | None:
+    """The results, once so many events have arrived, all of them different ones."""
     by_type = server.accounts()["by_type"]
-    if (by_type["visit"], by_type["goal"]) != (3, 2):
+    if (by_type["visit"], by_type["goal"]) != (visits, goals):
         return None
-    experiments: dict[str, dict[str, dict[str, dict[str, object]]]] = server.results()["experiments"]
+    experiments: dict[str, Any] = server.results()["experiments"]
     return experiments

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
+from tests.examples import EXAMPLES, Example, need
 from tests.processes import Script, expect_each_once, sdk_env
 from tests.server_process import DEADLINE, ServerProcess, wait_for
 
@@ -150,3 +157,175 @@ def test_a_second_agent_waits_quietly_and_takes_over(
             worker.tell("two")
             expect_each_once(server, "one", "two")
             assert second.stop() == 0
+
+
+# --- readiness
+
+
+def test_ready_means_settings_and_a_living_leader(env: dict[str, str], server: ServerProcess, tmp_path: Path) -> None:
+    assert status(env, "--ready").returncode == 1  # nothing has run
+    with Script(WORKER, env) as worker:
+        worker.tell("early")
+        worker.wait_for("kept")
+        assert status(env, "--ready").returncode == 1  # nobody leads
+        server.kill()
+        with Agent(env, tmp_path / "agent.log") as agent:
+            wait_for(agent.leads, "it leads")
+            wait_for(lambda: "does not serve" in agent.log(), "it has tried")
+            assert status(env, "--ready").returncode == 1  # no settings
+            server.start()
+            wait_for(lambda: "settings: generation 1" in agent.log(), "settings arrive")
+            assert status(env, "--ready").returncode == 0
+            agent.process.kill()
+            agent.process.wait()
+            assert status(env, "--ready").returncode == 1  # settings, and nobody leads
+    with Agent(env, tmp_path / "next.log"):
+        expect_each_once(server, "early")
+
+
+# --- supervisors
+
+
+class Visitors:
+    """Threads that visit and buy for as long as the context lasts; each request has a name of its own."""
+
+    def __init__(self, shop: Example) -> None:
+        self._shop = shop
+        self._stop = threading.Event()
+        self.served: list[str] = []
+        self.failed: list[object] = []
+        self._threads = [threading.Thread(target=self._visit, args=(number,)) for number in range(3)]
+
+    def __enter__(self) -> Visitors:  # noqa: PYI034 - Self needs Python 3.11
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _visit(self, number: int) -> None:
+        for count in itertools.count():
+            if self._stop.is_set():
+                break
+            name = f"{number}-{count}"
+            try:
+                self._shop.ask("GET", "/", name, "DE", headers={"X-Request-Id": name})
+                self._shop.ask("POST", "/buy", name, "DE", headers={"X-Request-Id": name})
+                self.served.append(name)
+            except requests.RequestException as error:
+                self.failed.append(error)
+            self._stop.wait(0.002)
+
+    def all_counted_once(self) -> None:
+        """Waits until the server has what every request told, and asserts that it has it once."""
+        assert self.failed == []
+        told = ("buy_button", "newsletter_box", "purchase")
+        expected = {(event, name): 1 for name in self.served for event in told}
+        wait_for(lambda: self._counted().keys() >= expected.keys(), "every event is at the server")
+        assert self._counted() == expected
+        ids = self._shop.server.event_ids()
+        assert len(set(ids)) == len(ids) == len(expected)
+
+    def _counted(self) -> dict[tuple[str, str], int]:
+        query = "SELECT name, visitor_id, count(*) FROM events GROUP BY name, visitor_id"
+        return {(event, name): count for event, name, count in self._shop.server.query(query)}
+
+
+def led(log: str) -> list[int]:
+    """The pids of those who led, in order."""
+    return [int(pid) for pid in re.findall(r"leader: pid (\d+) polls and sends", log)]
+
+
+def agents(log: str) -> list[int]:
+    """The pids of the agents, in order."""
+    return [int(pid) for pid in re.findall(r"agent: pid (\d+) campaigns", log)]
+
+
+def newest_agent_leads(shop: Example, number: int) -> int:
+    """Waits until that many agents have started and the newest of them leads; returns its pid."""
+
+    def leads() -> int | None:
+        pids = agents(shop.log())
+        return pids[-1] if len(pids) == number and led(shop.log())[-1:] == pids[-1:] else None
+
+    pid: int = wait_for(leads, f"agent {number} leads")
+    return pid
+
+
+def kill_agents(shop: Example, times: int) -> None:
+    """Kills the agent so often, each time once events have arrived through it, and waits for the next one."""
+    for number in range(1, times + 1):
+        pid = newest_agent_leads(shop, number)
+        before = shop.server.accounts()["events"]
+        wait_for(lambda before=before: shop.server.accounts()["events"] > before, "events arrive through it")
+        os.kill(pid, signal.SIGKILL)
+    newest_agent_leads(shop, times + 1)
+
+
+QUICK = {"HT_PULL_INTERVAL": "0.3", "HT_PULL_JITTER": "0", "HT_SEND_INTERVAL": "0.1"}
+
+
+def test_under_supervisord_the_agent_leads_and_workers_never_do(tmp_path: Path) -> None:
+    need(("flask",), ("gunicorn", "supervisord"))
+    with Example("agent", tmp_path, experiments="flask_gunicorn", env=QUICK) as shop:
+        supervisord = shop.start("supervisord")
+        wait_for(lambda: (shop.answers("/worker") or {}).get("generation") == 1, "settings have arrived")
+        with Visitors(shop) as visitors:
+            kill_agents(shop, 3)
+            shop.server.set_experiments(
+                {"newsletter_box": {"variants": {"middle": 1.0}}, "buy_button": {"variants": ["b"]}}
+            )
+            wait_for(lambda: len(workers_with(shop, 2)) == 4, "all workers have the change")
+        visitors.all_counted_once()
+        assert led(shop.log()) == agents(shop.log())
+        assert shop.hypotest("status", "--ready").returncode == 0
+        assert shop.stop(supervisord) == 0
+        assert "stopped: hypotest-agent (exit status 0)" in shop.log()
+        assert shop.hypotest("drain").stdout == "nothing is pending\n"
+
+
+def workers_with(shop: Example, generation: int) -> set[object]:
+    """The workers that answer with that generation, of those that some requests reach."""
+    answers = [shop.ask("GET", "/worker") for _ in range(20)]
+    assert not any(answer["is_leader"] for answer in answers)
+    return {answer["pid"] for answer in answers if answer["generation"] == generation}
+
+
+def test_as_a_daemon_of_uwsgi_the_agent_leads_and_workers_never_do(tmp_path: Path) -> None:
+    need(("django",), ("uwsgi",))
+    with Example("agent", tmp_path, experiments="django_uwsgi", env=QUICK) as shop:
+        uwsgi = shop.start("HT_LEADER=off")
+        wait_for(lambda: shop.answers("/ready"), "settings have arrived")
+        with Visitors(shop) as visitors:
+            kill_agents(shop, 2)
+        visitors.all_counted_once()
+        assert led(shop.log()) == agents(shop.log())
+        shop.stop(uwsgi)
+        assert f"agent: pid {agents(shop.log())[-1]} was told to stop by SIGTERM" in shop.log()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    for unit in EXAMPLES.glob("agent/*.service"):
+        # It looks for the programs, but not for the user.
+        text = re.sub(r"/opt/shop/venv/bin/\w+", "/bin/true", unit.read_text()).replace("/opt/shop", str(tmp_path))
+        (tmp_path / unit.name).write_text(text)
+    units = sorted(map(str, tmp_path.glob("*.service")))
+    assert len(units) == 2
+    verified = subprocess.run(["systemd-analyze", "verify", *units], check=False, capture_output=True, text=True)
+    told = [line for line in verified.stderr.splitlines() if re.search(r"(hypotest-agent|shop)\.service", line)]
+    assert (verified.returncode, told) == (0, []), verified.stderr
+
+
+def test_agent_and_shop_of_the_units_share_user_directory_and_environment() -> None:
+    agent, shop = (
+        (EXAMPLES / "agent" / f"{name}.service").read_text().splitlines() for name in ("hypotest-agent", "shop")
+    )
+    for name in ("User", "Group", "StateDirectory", "StateDirectoryMode", "EnvironmentFile"):
+        (line,) = [line for line in agent if line.startswith(f"{name}=")]
+        assert line in shop
+    assert "Environment=HT_STATE_DIR=%S/hypotest" in agent
+    assert "Environment=HT_STATE_DIR=%S/hypotest HT_LEADER=off" in shop
