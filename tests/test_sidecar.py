@@ -18,10 +18,12 @@ import pytest
 import requests
 
 from tests.examples import EXAMPLES, Example, need
-from tests.processes import Script, expect_each_once, sdk_env
+from tests.processes import Script, expect_each_once, goal_counts, sdk_env
 from tests.server_process import DEADLINE, ServerProcess, wait_for
 
 WORKER = "import hypotest\nsay('up')\nfor line in sys.stdin:\n keep(line.strip())\n say('kept')\n"
+
+POLLS_ONCE = {"HT_PULL_INTERVAL": "3600"}
 
 
 @pytest.fixture
@@ -89,11 +91,16 @@ def test_a_signal_ends_the_agent_in_order(number: signal.Signals, env: dict[str,
         assert "signed off" in status(env).stdout
 
 
-def test_the_agent_outlives_its_terminal_under_nohup(env: dict[str, str], tmp_path: Path) -> None:
+def test_the_agent_outlives_its_terminal_under_nohup(
+    env: dict[str, str], server: ServerProcess, tmp_path: Path
+) -> None:
     ignored = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
-    with Agent(env, tmp_path / "agent.log", ignored) as agent:
+    with Agent(env, tmp_path / "agent.log", ignored) as agent, Script(WORKER, env) as worker:
         wait_for(agent.leads, "it leads")
         agent.process.send_signal(signal.SIGHUP)
+        for label in ("one", "two"):
+            worker.tell(label)
+            wait_for(lambda label=label: f"{label}-19" in goal_counts(server), "it goes on")
         assert agent.stop(signal.SIGTERM) == 0
         assert "told to stop by SIGTERM" in agent.log()
 
@@ -101,7 +108,7 @@ def test_the_agent_outlives_its_terminal_under_nohup(env: dict[str, str], tmp_pa
 def test_a_batch_under_way_is_finished_before_the_agent_ends(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
-    with Agent(env, tmp_path / "first.log") as agent, Script(WORKER, env) as worker:
+    with Agent(env | POLLS_ONCE, tmp_path / "first.log") as agent, Script(WORKER, env) as worker:
         wait_for(agent.leads, "it leads")
         wait_for(server.polls, "it has polled")
         server.pause()
@@ -129,7 +136,7 @@ def _bytes_unanswered(port: int) -> bool:
 def test_a_server_that_hangs_does_not_hold_the_agent_up(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
-    with Agent(env, tmp_path / "agent.log") as agent, Script(WORKER, env) as worker:
+    with Agent(env | POLLS_ONCE, tmp_path / "agent.log") as agent, Script(WORKER, env) as worker:
         wait_for(agent.leads, "it leads")
         wait_for(server.polls, "it has polled")
         server.pause()
@@ -141,6 +148,19 @@ def test_a_server_that_hangs_does_not_hold_the_agent_up(
         server.resume()
         with Agent(env, tmp_path / "second.log"):
             expect_each_once(server, "kept")
+
+
+def test_with_flush_events_the_agent_sends_what_is_pending_before_it_ends(
+    env: dict[str, str], server: ServerProcess, tmp_path: Path
+) -> None:
+    slow = {"HT_SEND_INTERVAL": "3600", "HT_FLUSH_EVENTS": "true"}
+    with Agent(env | slow, tmp_path / "agent.log") as agent, Script(WORKER, env) as worker:
+        wait_for(agent.leads, "it leads")
+        for label in ("one", "two"):
+            worker.tell(label)
+        wait_for(lambda: worker.lines.count("kept") == 2, "events are pending")
+        assert agent.stop() == 0
+    assert goal_counts(server) == {f"{label}-{i}": 1 for label in ("one", "two") for i in range(20)}
 
 
 def test_a_second_agent_waits_quietly_and_takes_over(
