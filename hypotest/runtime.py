@@ -136,6 +136,34 @@ def retire(client: Client) -> None:
     client.close()
 
 
+def begin() -> None:
+    """Does what the first call would, with settings and campaign; nothing as long as there is no token."""
+    settled, _ = resolve(_overrides, os.environ)
+    if settled.token is not None and settled.connect_to_server:
+        reader = current().reader
+        if reader is not None:
+            reader.ready()
+
+
+def finish() -> None:
+    """What an orderly exit does, for a host that tells of it. The process may go on: the next call starts anew."""
+    client = _last_flush()
+    if client is not None:
+        retire(client)
+
+
+def _last_flush() -> Client | None:
+    """This process's own client, None if it has none; with `flush_events`, after a wait of at most `flush_timeout`."""
+    client = _here.built.get(_CURRENT)
+    if client is None or not _here.guard.alive:
+        return None
+    if client.config.flush_events:
+        left = client.flush(client.config.flush_timeout, own_only=True)
+        if left:
+            log.line(log.WARNING, "exit: events of this process are not delivered yet; they are kept on disk")
+    return client
+
+
 def start_thread(name: str, run: Callable[[], None]) -> threading.Thread | None:
     """Starts a daemon thread `hypotest-<name>`.
 
@@ -210,12 +238,7 @@ _hooks = _ForkHooks()
 
 def _at_exit() -> None:
     """An orderly exit: a bonus, since most workers never get here. Bounded by flush_timeout."""
-    client = _here.built.get(_CURRENT)
-    if client is None or not _here.guard.alive:
-        return
     with contextlib.suppress(Exception):
-        if client.config.flush_events:
-            left = client.flush(client.config.flush_timeout, own_only=True)
-            if left:
-                log.line(log.WARNING, "exit: events of this process are not delivered yet; they are kept on disk")
-        client.close()
+        client = _last_flush()
+        if client is not None:
+            client.close()

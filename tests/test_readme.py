@@ -188,7 +188,7 @@ def test_the_experiments_file() -> None:
 def log_messages() -> list[str]:
     """The formats of all lines that the package logs, read from the source."""
     found = []
-    for path in sorted(PACKAGE.glob("*.py")):
+    for path in sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("integrations/*.py")]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in LOG_METHODS:
                 place = 2 if ast.unparse(node.func) == "log.limited" else 1
