@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -128,9 +129,12 @@ def test_a_batch_under_way_is_finished_before_the_agent_ends(
 
 def _bytes_unanswered(port: int) -> bool:
     """Whether the kernel holds bytes for the server that it has not read: a request it does not get to."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    words = [line.split() for line in lines]
-    return any(word[1].endswith(f":{port:04X}") and int(word[4].split(":")[1], 16) for word in words)
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, queues, *_ = line.split()
+        # Established ones only: one that the other end has closed counts its end as a byte.
+        if local.endswith(f":{port:04X}") and state == "01" and int(queues.partition(":")[2], 16):
+            return True
+    return False
 
 
 def test_a_server_that_hangs_does_not_hold_the_agent_up(
@@ -338,6 +342,19 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     verified = subprocess.run(["systemd-analyze", "verify", *units], check=False, capture_output=True, text=True)
     told = [line for line in verified.stderr.splitlines() if re.search(r"(hypotest-agent|shop)\.service", line)]
     assert (verified.returncode, told) == (0, []), verified.stderr
+
+
+def test_the_unit_waits_for_settings_in_vain_for_a_bounded_time(
+    env: dict[str, str], server: ServerProcess, tmp_path: Path
+) -> None:
+    text = (EXAMPLES / "agent" / "hypotest-agent.service").read_text()
+    waits = re.findall(r"^ExecStartPost=-(.*)$", text, re.MULTILINE)[0]
+    waits = waits.replace("/opt/shop/venv/bin/hypotest", f"{sys.executable} -m hypotest").replace(" 10 ", " 2 ")
+    server.kill()
+    with Agent(env, tmp_path / "agent.log"):
+        assert subprocess.run(shlex.split(waits), env=env, check=False).returncode == 124  # and systemd goes on
+        server.start()
+        wait_for(lambda: subprocess.run(shlex.split(waits), env=env, check=False).returncode == 0, "it is ready")
 
 
 def test_agent_and_shop_of_the_units_share_user_directory_and_environment() -> None:
