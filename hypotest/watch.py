@@ -1,8 +1,7 @@
 """Waits for the leader's end, told by the kernel: a follower sleeps longer, and wakes at once when it matters.
 
 A pidfd becomes readable when its process ends. It is of use only in the leader's own pid namespace, since another one
-has another process of the same number, or none; and not under gevent, where a wait for a descriptor may or may not be
-one of its own.
+has another process of the same number, or none.
 """
 
 from __future__ import annotations
@@ -17,14 +16,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import select
 
-_GREEN = ("gevent", "eventlet")
-
 
 def pid_space() -> int:
     """The pid namespace of this process, as a number other than 0; 0 where it cannot be told."""
     with contextlib.suppress(OSError):
         return os.stat("/proc/self/ns/pid").st_ino
     return 0
+
+
+def _may_poll() -> bool:
+    """Whether a poll holds up nobody but us: not where our thread is a greenlet, and `select` is not its library's."""
+    if "eventlet" in sys.modules:
+        return False
+    patched = getattr(sys.modules.get("gevent.monkey"), "is_module_patched", lambda _: False)
+    return bool(patched("select") or not patched("threading"))
 
 
 class Watch:
@@ -48,7 +53,7 @@ class Watch:
         if pid != self.pid:
             self.close()
             self.pid = pid
-            if pid and space and space == self._space and not any(name in sys.modules for name in _GREEN):
+            if pid and space and space == self._space and _may_poll():
                 self._open(pid)
         return self._poll is not None
 

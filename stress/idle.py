@@ -6,6 +6,7 @@ The bar: one thread at most in a worker that does not lead, under 0.1 % of a cor
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from hypotest import control
@@ -15,23 +16,25 @@ from tests.hosts.host import Site
 from tests.hosts.test_gunicorn import Gunicorn
 
 _WORKERS = 4
+_DEFAULTS = {"HT_PULL_INTERVAL": "30", "HT_SEND_INTERVAL": "1"}
 
 
 def main(seconds: int = 20) -> None:
     """Measures, and prints a line for each worker."""
-    print(f"gunicorn, {_WORKERS} sync workers, nobody asks, over {seconds} s; CPU by the kernel's scheduler statistics")
-    print(f"{'':10}{'threads':>9}{'% of a core':>13}{'above without':>15}")
-    without = _measure({**WITHOUT}, seconds)
-    base = sum(share for _, _, share in without) / len(without)
-    print(f"{'without':10}{max(threads for _, threads, _ in without):>9}{base:13.3f}")
-    for role, threads, share in sorted(_measure({}, seconds)):
-        print(f"{role:10}{threads:>9}{share:13.3f}{share - base:+15.3f}")
+    print(f"gunicorn, {_WORKERS} workers, nobody asks, over {seconds} s; CPU by the kernel's scheduler statistics")
+    print(f"{'':18}{'threads':>9}{'% of a core':>13}{'above without':>15}")
+    for kind in ("sync", "gevent"):
+        without = _measure(kind, WITHOUT, seconds)
+        base = sum(share for _, _, share in without) / len(without)
+        print(f"{kind:8}{'without':10}{max(threads for _, threads, _ in without):>9}{base:13.3f}")
+        for role, threads, share in sorted(_measure(kind, {}, seconds)):
+            print(f"{kind:8}{role:10}{threads:>9}{share:13.3f}{share - base:+15.3f}", flush=True)
 
 
-def _measure(env: dict[str, str], seconds: float) -> list[tuple[str, int, float]]:
-    """For each worker, what it is, its threads, and its CPU time in % of a core."""
-    env = env | {"HT_PULL_INTERVAL": "30", "HT_SEND_INTERVAL": "1"}
-    with running(lambda env: Gunicorn("idle", workers=_WORKERS, threads=8, env=env), env, lambda _: None) as site:
+def _measure(kind: str, env: dict[str, str], seconds: float) -> list[tuple[str, int, float]]:
+    """For each worker, what it is, its threads of the kernel, and its CPU time in % of a core."""
+    make = partial(Gunicorn, "idle", "--worker-class", kind, workers=_WORKERS, threads=8)
+    with running(make, _DEFAULTS | env, lambda _: None) as site:
         workers = [pid for pid in site.processes() if pid != site.process.pid]
         assert len(workers) == _WORKERS, workers
         leader = _leader(site)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from hypotest.watch import Watch, pid_space
+from tests.namespace import run_python
 from tests.server_process import wait_for
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system has no pidfd")
@@ -50,9 +51,32 @@ def test_a_process_of_another_namespace_is_not_watched(other: subprocess.Popen[b
     assert not watch.on(os.getpid(), 0)
 
 
-def test_nothing_is_watched_under_gevent(other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gevent", os)
-    assert not Watch().on(other.pid, pid_space())
+GREEN = """
+from gevent import monkey
+{patch}
+import gevent, os, subprocess, sys
+from hypotest.watch import Watch, pid_space
+other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+watch = Watch()
+watching = watch.on(other.pid, pid_space())
+{kill}
+print(watching, watch.wait(60))
+other.kill()
+"""
+
+
+@pytest.mark.parametrize(
+    ("patch", "kill", "said"),
+    [
+        ("monkey.patch_all()", "gevent.spawn_later(0.05, other.kill)", "True True\n"),
+        ("", "other.kill()", "True True\n"),
+        ("monkey.patch_thread()", "", "False False\n"),
+    ],
+    ids=["a greenlet that lets others run", "a real thread", "a greenlet that would block all"],
+)
+def test_a_watch_under_gevent_holds_nobody_up(patch: str, kill: str, said: str) -> None:
+    pytest.importorskip("gevent", reason="gevent is not installed")
+    assert run_python(GREEN.format(patch=patch, kill=kill)) == said
 
 
 def test_a_process_that_is_gone_is_not_watched(other: subprocess.Popen[bytes]) -> None:
