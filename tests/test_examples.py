@@ -51,7 +51,7 @@ def test_a_shop_runs_with_the_one_command_of_its_readme(name: str, tmp_path: Pat
         assert shop.ask("POST", "/buy", "ann", "DE", **price) == {"bought": True}  # type: ignore[arg-type]
         assert shop.ask("POST", "/subscribe", "ann", "DE") == {"subscribed": True}
         results = wait_for(lambda: _results(shop.server, visits=3, goals=2), "the results have the sale")
-        assert shop.hypotest("status", "--ready").stdout == "ready\n"
+        wait_for(lambda: shop.hypotest("status", "--ready").stdout == "ready\n", "hypotest says so")
         assert shop.stop(process) == 0
     button, box = results["buy_button"]["variants"], results["newsletter_box"]["variants"]
     assert sum(variant["visitors"] for variant in button.values()) == 2

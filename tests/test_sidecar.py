@@ -199,7 +199,7 @@ def test_ready_means_settings_and_a_living_leader(env: dict[str, str], server: S
             assert status(env, "--ready").returncode == 1  # no settings
             server.start()
             wait_for(lambda: "settings: generation 1" in agent.log(), "settings arrive")
-            assert status(env, "--ready").returncode == 0
+            wait_for(lambda: status(env, "--ready").returncode == 0, "it is ready")
             agent.process.kill()
             agent.process.wait()
             assert status(env, "--ready").returncode == 1  # settings, and nobody leads
@@ -305,7 +305,7 @@ def test_under_supervisord_the_agent_leads_and_workers_never_do(tmp_path: Path) 
             wait_for(lambda: len(workers_with(shop, 2)) == 4, "all workers have the change")
         visitors.all_counted_once()
         assert led(shop.log()) == agents(shop.log())
-        assert shop.hypotest("status", "--ready").returncode == 0
+        wait_for(lambda: shop.hypotest("status", "--ready").returncode == 0, "it is ready")
         assert shop.stop(supervisord) == 0
         assert "stopped: hypotest-agent (exit status 0)" in shop.log()
         assert shop.hypotest("drain").stdout == "nothing is pending\n"
@@ -327,7 +327,7 @@ def test_as_a_daemon_of_uwsgi_the_agent_leads_and_workers_never_do(tmp_path: Pat
             kill_agents(shop, 2)
         visitors.all_counted_once()
         assert led(shop.log()) == agents(shop.log())
-        shop.stop(uwsgi)
+        assert shop.stop(uwsgi) == 0
         assert f"agent: pid {agents(shop.log())[-1]} was told to stop by SIGTERM" in shop.log()
 
 
