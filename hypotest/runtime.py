@@ -176,7 +176,7 @@ def start_thread(name: str, run: Callable[[], None]) -> threading.Thread | None:
     """
     uwsgi = _uwsgi()
     if uwsgi is not None:
-        if uwsgi.worker_id() == 0:  # the master, whose fork runs no hooks: a thread here would hang the workers
+        if _is_master(uwsgi):  # whose fork runs no hooks: a thread here would hang the workers
             return None
         if not getattr(uwsgi, "has_threads", True):  # before 2.0.27, without enable-threads
             raise ThreadsStandStill
@@ -193,6 +193,12 @@ def _uwsgi() -> Any:
         module = importlib.import_module("uwsgi")
         return module if hasattr(module, "worker_id") else None
     return None
+
+
+def _is_master(uwsgi: Any) -> bool:
+    """Whether this is uWSGI's master, or the process that will be the first worker. Mules and spoolers fork nobody."""
+    others = ("mule_id", "i_am_the_spooler")
+    return uwsgi.worker_id() == 0 and not any(getattr(uwsgi, name, int)() for name in others)
 
 
 class _ForkHooks:

@@ -115,6 +115,20 @@ assert hypotest.flush(10)
     expect_each_once(server, "loading")
 
 
+@pytest.mark.parametrize("who", ["mule_id", "i_am_the_spooler"])
+def test_a_process_beside_the_workers_may_lead(server: ServerProcess, tmp_path: Path, who: str) -> None:
+    """A mule or a spooler of uWSGI is no worker, as the master is none, but it forks nobody: it gets its thread."""
+    source = f"""
+worker.id = 0
+sys.modules["uwsgi"].{who} = lambda: 1
+keep("event")
+until(lambda: hypotest.status().is_leader, "leads", 2)
+assert hypotest.flush(10)
+"""
+    run(source, sdk_env(server, tmp_path / "state"), first=UWSGI)
+    expect_each_once(server, "event")
+
+
 def test_threads_that_come_at_once_start_one_campaign(server: ServerProcess, tmp_path: Path) -> None:
     """When the first requests of such a process come at once, one thread of ours starts."""
     source = """
