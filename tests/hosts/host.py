@@ -174,14 +174,23 @@ class Site:
         """Asks for an orderly stop; returns the seconds until the last process of it was gone."""
         began = time.monotonic()
         if self.host.stop_group:
-            for pid in self.processes():
-                os.kill(pid, self.host.stop_signal)
+            self._tell_all()
         else:
             self.process.send_signal(self.host.stop_signal)
         status = self.process.wait(self.host.grace)
         assert status in self.host.statuses, f"ended with status {status}"
         wait_for(lambda: not self.processes(), "no process outlives the host", self.host.grace)
         return time.monotonic() - began
+
+    def end_what_is_left(self) -> None:
+        """Stops a host of which a process was killed: each of the others is told, and ends in order."""
+        self._tell_all()
+        self.process.wait(self.host.grace)
+        wait_for(lambda: not self.processes(), "no process outlives the host", self.host.grace)
+
+    def _tell_all(self) -> None:
+        for pid in self.processes():
+            os.kill(pid, self.host.stop_signal)
 
     def processes(self) -> list[int]:
         """Every living process of the host: whoever inherited our state directory, however it was forked."""
@@ -203,7 +212,7 @@ class Site:
 
 
 def _resolved(command: Sequence[str]) -> list[str]:
-    beside = Path(sys.executable).with_name(command[0])
+    beside = Path(sys.executable).parent / command[0]  # or command[0] itself, if that is a whole path
     return [str(beside) if beside.exists() else command[0], *command[1:]]
 
 

@@ -1,0 +1,178 @@
+"""uWSGI: it forks by itself, and no hook of Python's runs; a worker ends by C's exit, in the middle of a request too.
+
+How it is asked to stop: with a master by SIGTERM and --die-on-term, without which SIGTERM means reload; with that
+option it is SIGQUIT that means reload. Without a master each process has to be told by itself, SIGTERM or SIGINT
+alike, and returns 30, or 17 under gevent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from hypotest.control import LEADER_PID
+from hypotest.demo.ledger import stored_events
+from tests.hosts.doors import Door, HttpDoor
+from tests.hosts.host import Host, Site
+from tests.hosts.proof import Proof, prove, versions
+from tests.hosts.trials import hang, kill_the_leader, recycle, reload_by
+from tests.hosts.uwsgi_mule import PIECES
+from tests.hosts.work import EVENTS
+from tests.packages import installed
+from tests.server_process import ROOT, ServerProcess, wait_for
+
+if not Path(sys.executable).with_name("uwsgi").exists():
+    pytest.skip("uWSGI is not installed beside this Python", allow_module_level=True)
+
+
+class Uwsgi(Host):
+    """uWSGI with a master and two workers."""
+
+    name = "uwsgi"
+
+    def command(self, site: Site) -> Sequence[str]:
+        common = ("--http-socket", str(site.socket), "--processes", str(self.workers), "--disable-logging")
+        return ["uwsgi", *common, "--need-app", "--module", "tests.hosts.wsgi:application", *self.options]
+
+    def door(self, site: Site) -> Door:
+        return HttpDoor(site.socket)
+
+
+class OldUwsgi(Uwsgi):
+    """The last version in which no thread moves between requests, but with --enable-threads or --threads."""
+
+    name = "uwsgi 2.0.26"
+
+    def before(self, site: Site) -> None:
+        site.env["PYTHONPATH"] = os.pathsep.join([str(self._folder()), site.env["PYTHONPATH"]])
+
+    def command(self, site: Site) -> Sequence[str]:
+        return [sys.executable, str(self._folder() / "bin" / "uwsgi"), *super().command(site)[1:]]
+
+    def _folder(self) -> Path:
+        return installed(f"uwsgi-2.0.26-{sys.implementation.cache_tag}", "pyuwsgi==2.0.26")
+
+
+def the_agent_leads(proof: Proof) -> None:
+    """The leader is a process that neither answers nor is the host's first one."""
+    words = proof.page().words
+    leader = wait_for(lambda: words[LEADER_PID], "somebody leads")
+    assert leader not in proof.load.workers() | {proof.site.process.pid}
+
+
+MASTER = ("--master", "--die-on-term")
+LAZY = (*MASTER, "--lazy-apps")
+GEVENT = ("--gevent", "20", "--gevent-monkey-patch")
+HOOKS = "--py-call-uwsgi-fork-hooks"
+AFTERFORK = "--py-call-osafterfork"
+AGENT = f"{sys.executable} -m hypotest agent"
+GRACEFUL = ("--master", "--hook-master-start", "unix_signal:15 gracefully_kill_them_all")
+# uWSGI executes itself to reload; its wheel would execute the Python of which this virtual environment is made.
+RELOADABLE = ("--binary-path", sys.executable)
+# Not all at once, and without uWSGI's rest of 2 s after some quick replacements: while no worker is there nobody polls.
+RECYCLED = ("--max-requests", "60", "--max-requests-delta", "60", "--min-worker-lifetime", "1", "--forkbomb-delay", "0")
+KILL = (kill_the_leader,)
+APART = {"lone": True, "stop_group": True, "statuses": (30,)}
+APART_GEVENT = APART | {"statuses": (17,)}
+HANG = hang("hang", "HARAKIRI ON WORKER")
+RELOAD = reload_by(signal.SIGHUP)
+AGENT_TRIALS = (the_agent_leads, kill_the_leader, the_agent_leads)
+
+MODES = [
+    Uwsgi("preforking, no master", trials=KILL, **APART),
+    Uwsgi("preforking, no master, SDK used at load", early=True, trials=KILL, **APART),
+    Uwsgi("preforking, no master, fork hooks", HOOKS, trials=KILL, **APART),
+    Uwsgi("preforking, no master, osafterfork", AFTERFORK, trials=KILL, **APART),
+    Uwsgi("one process, no master", workers=1, trials=KILL, **APART),
+    Uwsgi("one process, no master, threads", "--threads", "4", workers=1, trials=KILL, **APART),
+    Uwsgi("master", *MASTER, trials=KILL),
+    Uwsgi("master, SDK used in the master", *MASTER, early=True, trials=KILL),
+    Uwsgi("master, stop by SIGINT", "--master", trials=KILL, stop_signal=signal.SIGINT),
+    Uwsgi("master, stop by SIGQUIT", "--master", trials=KILL, stop_signal=signal.SIGQUIT),
+    Uwsgi("master, graceful stop", *GRACEFUL, trials=KILL),
+    Uwsgi("master, lazy-apps", *LAZY, trials=KILL),
+    Uwsgi("master, lazy-apps, SDK used at load", *LAZY, early=True, trials=KILL),
+    Uwsgi("master, enable-threads", *MASTER, "--enable-threads", trials=KILL),
+    Uwsgi("master, threads", *MASTER, "--threads", "2", trials=KILL),
+    Uwsgi("master, threads, SDK used in the master", *MASTER, "--threads", "2", early=True, trials=KILL),
+    Uwsgi("master, fork hooks", *MASTER, HOOKS, trials=KILL),
+    Uwsgi("master, fork hooks, SDK used in the master", *MASTER, HOOKS, early=True, trials=KILL),
+    Uwsgi("master, osafterfork", *MASTER, AFTERFORK, trials=KILL),
+    Uwsgi("master, osafterfork, SDK used in the master", *MASTER, AFTERFORK, early=True, trials=KILL),
+    Uwsgi("master, skip-atexit", *MASTER, "--skip-atexit", trials=KILL),
+    Uwsgi("master, max-requests", *MASTER, *RECYCLED, workers=3, trials=(recycle, kill_the_leader)),
+    Uwsgi("master, max-requests, skip-atexit", *MASTER, *RECYCLED, "--skip-atexit", workers=3, trials=(recycle,)),
+    Uwsgi("master, lazy-apps, max-requests", *LAZY, *RECYCLED, workers=3, trials=(recycle,)),
+    Uwsgi("master, harakiri", *MASTER, "--harakiri", "2", trials=(HANG, kill_the_leader)),
+    Uwsgi("master, reload by SIGHUP", *MASTER, *RELOADABLE, trials=(RELOAD, kill_the_leader)),
+    Uwsgi("master, lazy-apps, reload by SIGHUP", *LAZY, *RELOADABLE, trials=(RELOAD,)),
+    Uwsgi("gevent", *MASTER, *GEVENT, trials=KILL),
+    Uwsgi("gevent, SDK used in the master", *MASTER, *GEVENT, early=True, trials=KILL),
+    Uwsgi("gevent, no master", *GEVENT, trials=KILL, **APART_GEVENT),
+    Uwsgi("gevent, no master, SDK used at load", *GEVENT, early=True, trials=KILL, **APART_GEVENT),
+    Uwsgi("gevent, lazy-apps", *LAZY, *GEVENT, trials=KILL),
+    Uwsgi("gevent, max-requests", *MASTER, *GEVENT, *RECYCLED, workers=3, trials=(recycle,)),
+    Uwsgi(
+        "master, agent by attach-daemon2",
+        *MASTER,
+        "--attach-daemon2",
+        f"cmd={AGENT},stopsignal=15",
+        env={"HT_LEADER": "off"},
+        trials=AGENT_TRIALS,
+    ),
+]
+if sys.version_info < (3, 13):  # for which the old version was never built: no user has it there
+    MODES += [
+        OldUwsgi("master, enable-threads", *MASTER, "--enable-threads", trials=KILL),
+        OldUwsgi("master, threads, SDK used in the master", *MASTER, "--threads", "2", early=True, trials=KILL),
+        OldUwsgi("master, no thread moves, agent", *MASTER, "--attach-daemon", AGENT, trials=AGENT_TRIALS),
+    ]
+
+
+@pytest.mark.parametrize("host", MODES, ids=str)
+def test_uwsgi(host: Uwsgi, tmp_path: Path) -> None:
+    prove(host, tmp_path)
+
+
+def test_a_mule_leads_where_no_worker_uses_the_sdk(tmp_path: Path) -> None:
+    """A mule and a spooler are no workers, and neither are they the master, in which no thread may run."""
+    host = Uwsgi("master, mule", *MASTER, f"--mule={ROOT / 'tests' / 'hosts' / 'uwsgi_mule.py'}")
+    done = Counter((piece, *event) for piece in PIECES for event in EVENTS)
+    with ServerProcess(tmp_path, experiments=versions(1)) as server, Site(host, server) as site:
+        proof = Proof(host, site)
+        proof.start()
+        wait_for(lambda: Counter(stored_events(server.db)) == done, "the mule's work at the server, each once")
+        mule = re.search(r"spawned uWSGI mule 1 \(pid: (\d+)\)", site.log())
+        assert mule
+        assert proof.page().words[LEADER_PID] == int(mule[1])
+        site.stop()
+
+
+def _advised(log: str) -> list[str]:
+    """The pids of those who say what to do where no thread moves."""
+    return re.findall(r"hypotest\[(\d+)\].*enable-threads = true.*`hypotest agent`", log)
+
+
+if sys.version_info < (3, 13):
+
+    def test_where_no_thread_moves_events_are_kept_and_each_worker_says_once_what_to_do(tmp_path: Path) -> None:
+        host = OldUwsgi("master, no thread moves", *MASTER)
+        with ServerProcess(tmp_path, experiments=versions(1)) as server, Site(host, server) as site:
+            host.before(site)
+            proof = Proof(host, site)
+            with proof.load:
+                proof.start()
+                wait_for(lambda: len(proof.load.answers) > 300, "answers")
+                wait_for(lambda: len(_advised(site.log())) >= host.workers, "each worker says what to do")
+                site.stop()
+            assert not proof.load.workers(version=1)
+            assert sorted(_advised(site.log())) == sorted(map(str, proof.load.workers()))
+            assert server.polls() == 0
+            proof.account()
