@@ -11,11 +11,11 @@ from statistics import median
 
 from tests.hosts.test_asgi import Uvicorn
 from tests.hosts.test_celery import Celery
-from tests.hosts.test_uwsgi import Uwsgi
 
 from stress.running import WITHOUT, running
 from tests.hosts.host import Host
 from tests.hosts.test_gunicorn import GEVENT, GTHREAD, Gunicorn
+from tests.hosts.test_uwsgi import MASTER, Uwsgi
 from tests.server_process import ServerProcess
 
 _FLUSH_TIMEOUT = 1.0
@@ -24,7 +24,7 @@ _HOSTS: dict[str, Callable[..., Host]] = {
     "gunicorn sync": partial(Gunicorn, "sync"),
     "gunicorn gthread": partial(Gunicorn, "gthread", *GTHREAD),
     "gunicorn gevent": partial(Gunicorn, "gevent", *GEVENT),
-    "uwsgi --master": partial(Uwsgi, "master", "--master"),
+    "uwsgi --master": partial(Uwsgi, "master", *MASTER),
     "celery prefork": partial(Celery, "prefork"),
     "uvicorn --workers 2": partial(Uvicorn, "workers", "--workers", "2"),
 }
