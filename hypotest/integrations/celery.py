@@ -37,7 +37,7 @@ def connect() -> None:
         (signals.worker_process_shutdown, _on_end),
         (signals.worker_shutdown, _on_end),
     ):
-        signal.connect(receiver, weak=False, dispatch_uid="hypotest")
+        signal.connect(receiver, weak=False)
 
 
 def _on_start(**_: Any) -> None:

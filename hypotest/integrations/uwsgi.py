@@ -51,7 +51,7 @@ def _decorators(uwsgi: Any) -> Any:
 @hook
 def _on_fork(uwsgi: Any) -> None:
     green = "gevent" in uwsgi.opt or uwsgi.opt.get("loop") == b"gevent"
-    if uwsgi.worker_id() > 0 and not green:  # 0 in mules and spoolers
+    if uwsgi.worker_id() > 0 and not green:  # 0 in mules and spoolers, which may never use the SDK
         _at_end(uwsgi)
         worker_starts()
 
