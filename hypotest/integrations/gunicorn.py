@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def post_fork(server: Any, worker: Any) -> None:
     """Starts the SDK's work in a worker that was just forked, where that is sound already.
 
-    Not in a worker that replaces the threads and locks of Python after this hook: with a thread of ours from before, one
-    of gevent froze until its timeout, and two could not import (3 of 3 starts). And not in one that gives up its privileges after it: files made before would be another user's.
+    Not in a worker that replaces the threads and locks of Python after this hook: with a thread of ours from before,
+    one worker of gevent froze until its timeout, and two could not import (3 of 3 starts). And not in one that gives up
+    its privileges after it: files made before would be another user's.
 
     Args:
         server: gunicorn's arbiter.
