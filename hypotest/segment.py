@@ -129,8 +129,11 @@ class Segment:
             raise
 
     def __del__(self) -> None:
-        if hasattr(self, "fd"):  # not if an interrupt hit the constructor
-            self.close()
+        # Not `close`: what a signal handler raises in here is lost to the host, so it has to be short. To unmap takes a
+        # hundred times as long, and is done right after this, with the last reference to the mapping, by no Python.
+        fd = getattr(self, "fd", -1)  # none if an interrupt hit the constructor
+        if fd >= 0:
+            os.close(fd)
 
     def close(self) -> None:
         """Gives up mapping, descriptor and with them the lock. What is in the file stays.

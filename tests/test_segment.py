@@ -186,6 +186,19 @@ def test_the_lock_tells_a_living_writer(tmp_path: Path) -> None:
     assert run_python(look, path) == "True\n"
 
 
+def test_the_last_reference_unmaps_outside_of_python(tmp_path: Path) -> None:
+    """What a signal handler raises in `__del__` is lost, so nothing slow is done there; mapping and lock are gone."""
+    held = create(tmp_path)
+    path, fd, called = held.path, held.fd, []
+    sys.setprofile(lambda frame, event, function: called.append(function) if event == "c_call" else None)
+    del held
+    sys.setprofile(None)
+    assert [function for function in called if function not in (getattr, sys.setprofile)] == [os.close]
+    assert path not in Path("/proc/self/maps").read_text()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
 def test_accounts_follow_from_the_positions(tmp_path: Path) -> None:
     """Delivered is what was settled and not dropped; refusals stand by themselves; taken-over counts add."""
     held = create(tmp_path)
