@@ -20,7 +20,7 @@ class Unanswered(Exception):
 
 
 class Answer(NamedTuple):
-    """What `work` tells; `worker` is its process."""
+    """What `work` tells; `worker` is its process, and `done` names whatever work is complete by that."""
 
     worker: int
     begin: float
@@ -28,10 +28,13 @@ class Answer(NamedTuple):
     left: int
     right: int
     threads: tuple[str, ...]
+    done: tuple[str, ...]
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Answer:
-        return cls(told["pid"], told["begin"], told["end"], told["left"], told["right"], tuple(told["threads"]))
+    def of(cls, ask: str, told: Mapping[str, Any]) -> Answer:
+        """`told` may name in `done` what is complete, if that is not `ask` alone: `<ask>/<part>`."""
+        times_and_versions = (told["begin"], told["end"], told["left"], told["right"])
+        return cls(told["pid"], *times_and_versions, tuple(told["threads"]), tuple(told.get("done", [ask])))
 
 
 class Door(Protocol):
@@ -66,7 +69,7 @@ class HttpDoor:
                 body = response.read()
                 if response.status != 200:
                     raise Unanswered(f"{response.status}: {body[:200]!r}")
-                return Answer.of(json.loads(body))
+                return Answer.of(name, json.loads(body))
             except (OSError, http.client.HTTPException, ValueError) as error:  # a killed worker's answer may be a part
                 raise Unanswered(repr(error)) from error
 
@@ -77,10 +80,11 @@ class HttpDoor:
 class LineDoor:
     """For hosts without HTTP: names go as lines to a process, answers come as datagrams from whoever has done it.
 
-    Whoever works finds the socket in HOSTS_ANSWERS; see `reply`.
+    Whoever works finds the socket in HOSTS_ANSWERS; see `reply`. After `patience` seconds there is no answer.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, patience: float = PATIENCE) -> None:
+        self._patience = patience
         self._lines: IO[bytes] | None = None
         self._writing = threading.Lock()
         self._waiting: dict[str, tuple[threading.Event, list[Answer]]] = {}
@@ -102,8 +106,8 @@ class LineDoor:
                     raise Unanswered("nobody listens yet")
                 self._lines.write(name.encode() + b"\n")
                 self._lines.flush()
-            if not done.wait(PATIENCE):
-                raise Unanswered(f"nothing for {PATIENCE} s")
+            if not done.wait(self._patience):
+                raise Unanswered(f"nothing for {self._patience} s")
             return answers[0]
         except (OSError, ValueError) as error:
             raise Unanswered(repr(error)) from error
@@ -114,7 +118,7 @@ class LineDoor:
         while data := self._socket.recv(65536):
             told = json.loads(data)
             done, answers = self._waiting.get(told["ask"], (threading.Event(), []))
-            answers.append(Answer.of(told))
+            answers.append(Answer.of(told["ask"], told))
             done.set()
 
     def close(self) -> None:

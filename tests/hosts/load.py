@@ -20,13 +20,14 @@ class Load:
 
     Attributes:
         answers: all of them, as they came.
-        ledger: what the server must have, and may have.
+        ledger: what the server must have, and may have. asked: every name.
         unanswered: how often no answer came. trouble: the last reason.
     """
 
     def __init__(self, door: Door, threads: int) -> None:
         self.answers: list[Answer] = []
         self.ledger = Ledger()
+        self.asked: set[str] = set()
         self.unanswered = 0
         self.trouble = ""
         self.door = door
@@ -53,6 +54,7 @@ class Load:
     def ask(self, name: str) -> Answer:
         """Asks once; `name` is followed by a number. Raises Unanswered."""
         name = f"{name}-{next(self._numbers)}"
+        self.asked.add(name)
         self.ledger.send(name)
         try:
             answer = self.door.ask(name)
@@ -60,7 +62,8 @@ class Load:
             self.unanswered += 1
             self.trouble = str(error)
             raise
-        self.ledger.acknowledge(name, EVENTS)
+        for done in answer.done:
+            self.ledger.acknowledge(done, EVENTS)
         self.answers.append(answer)
         return answer
 

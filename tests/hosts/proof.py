@@ -122,6 +122,7 @@ class Proof:
         status = json.loads(self._command("status", "--json").stdout)
         stored = stored_events(self.site.server.db)
         self._acknowledge_early(stored)
+        self._send_parts(stored)
         verdict = self.load.ledger.compare(stored)
         polls, leaders = self.site.server.polls(), status["leaders"]
         stale = [answer for number, at in self._changes for answer in self.load.older(number, since=at + LATEST)]
@@ -153,6 +154,13 @@ class Proof:
         for request in early:
             self.load.ledger.send(request)
             self.load.ledger.acknowledge(request, EVENTS)
+
+    def _send_parts(self, stored: list[tuple[str, str, str]]) -> None:
+        """Of what was asked, a part `<name>/<part>` may have been begun and not be complete."""
+        for request, _, _ in stored:
+            whole, slash, _ = request.partition("/")
+            if slash and whole in self.load.asked:
+                self.load.ledger.send(request)
 
     def _command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

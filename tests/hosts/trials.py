@@ -19,9 +19,7 @@ def kill_the_leader(proof: Proof) -> None:
     Of a lone host with several processes another one takes over, and then its operator starts all of it again.
     """
     words = proof.page().words
-    wait_for(lambda: words[LEADER_PID], "somebody leads")
-    epoch, leader = words[EPOCH], words[LEADER_PID]
-    os.kill(leader, signal.SIGKILL)
+    epoch, leader = wait_for(lambda: _killed_leader(words), "somebody leads")
     killed = time.monotonic()
     several = proof.host.lone and proof.host.workers > 1
     if (leader == proof.site.process.pid or proof.host.lone) and not several:
@@ -34,6 +32,18 @@ def kill_the_leader(proof: Proof) -> None:
         proof.start()
         started = time.monotonic()
         wait_for(lambda: len(proof.load.workers(since=started)) >= proof.host.workers, "every worker answers again")
+
+
+def _killed_leader(words: memoryview) -> tuple[int, int] | None:
+    """The leader that was killed, after its epoch; none if nobody leads, or no longer."""
+    epoch, leader = words[EPOCH], words[LEADER_PID]
+    try:
+        if leader:
+            os.kill(leader, signal.SIGKILL)
+            return epoch, leader
+    except ProcessLookupError:  # it ended by itself, as workers do that are recycled
+        pass
+    return None
 
 
 def recycle(proof: Proof) -> None:
