@@ -61,7 +61,8 @@ watch = Watch()
 watching = watch.on(other.pid, pid_space())
 {kill}
 print(watching, watch.wait(60))
-other.kill()
+with other:
+    other.kill()
 """
 
 
