@@ -31,6 +31,7 @@ class Gunicorn(Host):
 
 GTHREAD = ("--worker-class", "gthread", "--threads", "4")
 GEVENT = ("--worker-class", "gevent")
+HOOKS = ("--config", "python:tests.hosts.gunicorn_hooks")
 KILL = (kill_the_leader,)
 HANG = hang("hang", "WORKER TIMEOUT")
 STUCK = hang("stuck", "was sent SIGKILL")
@@ -55,6 +56,9 @@ MODES = [
     Gunicorn("gthread, preloaded, reload by SIGHUP", *GTHREAD, "--preload", trials=(reload_by(signal.SIGHUP),)),
     Gunicorn("sync, stop by SIGQUIT", trials=KILL, **QUIT),
     Gunicorn("gthread, stop by SIGQUIT", *GTHREAD, trials=KILL, **QUIT),
+    Gunicorn("sync, hypotest.integrations", *HOOKS, "--max-requests", "200", trials=(recycle, kill_the_leader)),
+    Gunicorn("gthread, preloaded, hypotest.integrations", *HOOKS, *GTHREAD, "--preload", trials=KILL),
+    Gunicorn("gevent, hypotest.integrations", *HOOKS, *GEVENT, trials=KILL),
 ]
 
 
