@@ -7,12 +7,15 @@ import http.client
 import json
 import os
 import socket
+import struct
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 PATIENCE = 5.0
+_CREDENTIALS = struct.Struct("=iII")
+"""pid, uid and gid of a datagram's sender, as this process sees them."""
 
 
 class Unanswered(Exception):
@@ -77,14 +80,16 @@ class HttpDoor:
 class LineDoor:
     """For hosts without HTTP: names go as lines to a process, answers come as datagrams from whoever has done it.
 
-    Whoever works finds the socket in HOSTS_ANSWERS; see `reply`.
+    Whoever works finds the socket in HOSTS_ANSWERS; see `reply`. After `patience` seconds there is no answer.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, patience: float = PATIENCE) -> None:
+        self._patience = patience
         self._lines: IO[bytes] | None = None
         self._writing = threading.Lock()
         self._waiting: dict[str, tuple[threading.Event, list[Answer]]] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._socket.bind(str(path))
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -102,8 +107,8 @@ class LineDoor:
                     raise Unanswered("nobody listens yet")
                 self._lines.write(name.encode() + b"\n")
                 self._lines.flush()
-            if not done.wait(PATIENCE):
-                raise Unanswered(f"nothing for {PATIENCE} s")
+            if not done.wait(self._patience):
+                raise Unanswered(f"nothing for {self._patience} s")
             return answers[0]
         except (OSError, ValueError) as error:
             raise Unanswered(repr(error)) from error
@@ -111,8 +116,9 @@ class LineDoor:
             del self._waiting[name]
 
     def _read(self) -> None:
-        while data := self._socket.recv(65536):
-            told = json.loads(data)
+        while (found := self._socket.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size)))[0]:
+            told = json.loads(found[0])
+            told["pid"] = _CREDENTIALS.unpack(found[1][0][2])[0]  # not what it is in a namespace of its own
             done, answers = self._waiting.get(told["ask"], (threading.Event(), []))
             answers.append(Answer.of(told))
             done.set()
