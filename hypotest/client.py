@@ -209,8 +209,8 @@ class Client:
         """
         if self.spool is None or self.state is None or self.page is None:
             return 0
+        deadline = time.monotonic() + timeout  # the import below may have to wait for the leader's
         backlog = lazy.load("hypotest.backlog")
-        deadline = time.monotonic() + timeout
         marks = backlog.survey(self.state, self.spool.segments).marks
         if own_only:
             marks = {path: mark for path, mark in marks.items() if self.spool.instance in path}
