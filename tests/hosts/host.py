@@ -191,7 +191,7 @@ class Site:
         return time.monotonic() - began
 
     def end_what_is_left(self) -> None:
-        """Stops a host of which a process was killed, as systemd does: each of the others is told, and ends in order."""
+        """Stops a host of which a process was killed, as systemd does: each other one is told, and ends in order."""
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, self.host.stop_signal)

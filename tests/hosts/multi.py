@@ -73,8 +73,9 @@ class Processes:
 
 def _child(names: Connection) -> None:
     _reset()
-    while (name := names.recv()) is not None:
-        do(name)
+    with contextlib.suppress(EOFError):  # the main process was killed
+        while (name := names.recv()) is not None:
+            do(name)
 
 
 def _finish(process: BaseProcess, names: Connection) -> None:

@@ -80,6 +80,9 @@ TWO = ("--workers", "2")
 GRANIAN_ASGI = ("--interface", "asgi", APPLICATION)
 GRANIAN_WSGI = ("--interface", "wsgi", "tests.hosts.wsgi:application")
 SPAWNING = {"HOSTS_SUBPROCESSES": "1"}
+# Not all at once: while no worker is there nobody polls.
+RECYCLED = ("--max-requests", "100", "--max-requests-jitter", "100")
+LIMITED = ("--limit-max-requests", "100", "--limit-max-requests-jitter", "100")
 UVLOOP = {"packages": ("uvicorn", "uvloop")}
 
 MODES = [
@@ -87,7 +90,7 @@ MODES = [
     Uvicorn("one process, uvloop", "--loop", "uvloop", workers=1, trials=KILL, **UVLOOP),
     Uvicorn("two workers, asyncio", *TWO, "--loop", "asyncio", trials=KILL),
     Uvicorn("two workers, uvloop", *TWO, "--loop", "uvloop", trials=KILL, **UVLOOP),
-    Uvicorn("two workers, limit_max_requests", *TWO, "--limit-max-requests", "40", trials=(recycle, kill_the_leader)),
+    Uvicorn("two workers, limit_max_requests", *TWO, *LIMITED, trials=(recycle, kill_the_leader)),
     Uvicorn("two workers, reload by SIGHUP", *TWO, trials=(reload_by(signal.SIGHUP), kill_the_leader)),
     Uvicorn("one process, asyncio, spawning subprocesses", "--loop", "asyncio", workers=1, env=SPAWNING, trials=KILL),
     Uvicorn(
@@ -96,10 +99,10 @@ MODES = [
     Uvicorn("two workers, work in threads", *TWO, env={"HOSTS_THREADS": "1"}, trials=KILL),
     UvicornWorker("two workers", trials=KILL),
     UvicornWorker("two workers, preloaded, SDK used in the master", "--preload", early=True, trials=KILL),
-    UvicornWorker("two workers, max_requests", "--max-requests", "40", trials=(recycle, kill_the_leader)),
+    UvicornWorker("two workers, max_requests", *RECYCLED, trials=(recycle, kill_the_leader)),
     UvicornWorker("worker timeout by SIGABRT", "--timeout", "2", trials=(hang("hang", "WORKER TIMEOUT"),)),
     Hypercorn("two workers", *TWO, trials=KILL),
-    Hypercorn("two workers, max_requests", *TWO, "--max-requests", "40", trials=(recycle, kill_the_leader)),
+    Hypercorn("two workers, max_requests", *TWO, *RECYCLED, trials=(recycle, kill_the_leader)),
     Granian("asgi", *GRANIAN_ASGI, trials=KILL),
     Granian(
         "asgi, reload by SIGHUP", *GRANIAN_ASGI, trials=(reload_by(signal.SIGHUP),)
