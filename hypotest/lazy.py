@@ -23,6 +23,19 @@ def load(name: str) -> ModuleType:
     return module
 
 
+def load_within(name: str, seconds: float) -> ModuleType | None:
+    """The same, but waits so long at most for an import of another thread; returns nothing if that takes longer."""
+    if name not in _loaded:
+        lock = importing
+        if not lock.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX)):
+            return None
+        try:
+            return load(name)
+        finally:
+            lock.release()
+    return _loaded[name]
+
+
 def reset() -> None:
     """In a child: a lock that nobody holds."""
     global importing  # noqa: PLW0603 - the old one may be held by a thread of the parent

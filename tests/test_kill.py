@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Script, expect_each_once, goal_counts, run, sdk_env
+from tests.processes import Script, expect_each_once, goal_counts, run, said, sdk_env
 from tests.server_process import ServerProcess, wait_for
 
 EVENTS = 1000
@@ -125,3 +125,26 @@ def test_flush_events_is_bounded(server: ServerProcess, tmp_path: Path) -> None:
     server.resume()
     run("assert hypotest.flush(10)", env)
     expect_each_once(server, "only")
+
+
+def test_flush_is_bounded_while_the_leader_imports(server: ServerProcess, tmp_path: Path) -> None:
+    """Flush waits for an import of the leader's thread, too, as long as it is told and no longer."""
+    source = """
+class Slow:
+    entered = threading.Event()
+    def find_spec(self, name, path=None, target=None):
+        if name == "requests":
+            self.entered.set()
+            time.sleep(2)
+        return None
+sys.meta_path.insert(0, Slow())
+keep("only")
+assert Slow.entered.wait(10)
+began = time.monotonic()
+assert not hypotest.flush(0.5)
+say("took", time.monotonic() - began)
+"""
+    server.pause()
+    output = run(source, sdk_env(server, tmp_path / "state"))
+    assert float(said(output, "took")) < 0.5 + 0.5
+    server.resume()

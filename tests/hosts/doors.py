@@ -7,12 +7,15 @@ import http.client
 import json
 import os
 import socket
+import struct
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 PATIENCE = 5.0
+_CREDENTIALS = struct.Struct("=iII")
+"""pid, uid and gid of a datagram's sender, as this process sees them."""
 
 
 class Unanswered(Exception):
@@ -89,6 +92,7 @@ class LineDoor:
         self._writing = threading.Lock()
         self._waiting: dict[str, tuple[threading.Event, list[Answer]]] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._socket.bind(str(path))
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -115,8 +119,9 @@ class LineDoor:
             del self._waiting[name]
 
     def _read(self) -> None:
-        while data := self._socket.recv(65536):
-            told = json.loads(data)
+        while (found := self._socket.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size)))[0]:
+            told = json.loads(found[0])
+            told["pid"] = _CREDENTIALS.unpack(found[1][0][2])[0]  # not what it is in a namespace of its own
             done, answers = self._waiting.get(told["ask"], (threading.Event(), []))
             answers.append(Answer.of(told["ask"], told))
             done.set()

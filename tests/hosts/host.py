@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -30,6 +31,8 @@ class Host:
         workers: processes that answer at a time. threads: that ask.
         early: whether the application uses the SDK while it is loaded.
         lone: whether nobody starts its processes anew but the operator: then the harness does.
+        mortal: whether all of it ends when one of its processes is killed.
+        orphans: whether workers outlive a killed main process by the host's own doing: then the operator ends them.
         env: further variables. trials: what happens to it, in order, each with the proof as its argument.
         stop_signal, statuses: how an orderly stop is asked for, and what the main process may return then.
         stop_group: whether each process is told, for hosts whose processes do not tell one another.
@@ -43,6 +46,8 @@ class Host:
     stop_signal = signal.SIGTERM
     stop_group = False
     statuses: tuple[int, ...] = (0,)
+    mortal = False
+    orphans = False
     grace = 10.0
     usual = r"(?!)"
 
@@ -80,6 +85,11 @@ class Host:
 
     def started(self, site: Site, door: Door) -> None:
         """Called after each start."""
+
+    def ask_to_stop(self, site: Site) -> None:
+        """Asks for an orderly stop."""
+        for pid in site.processes() if self.stop_group else [site.process.pid]:
+            os.kill(pid, self.stop_signal)
 
     def before(self, site: Site) -> None:
         """Called once, before the first start: for what the host needs beside itself."""
@@ -148,6 +158,7 @@ class Site:
         with self._log.open("ab") as output:
             process = subprocess.Popen(
                 _resolved(self.host.command(self)),
+                bufsize=0,  # what a dead process did not read is not written again when its pipe is closed
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -173,24 +184,19 @@ class Site:
     def stop(self) -> float:
         """Asks for an orderly stop; returns the seconds until the last process of it was gone."""
         began = time.monotonic()
-        if self.host.stop_group:
-            self._tell_all()
-        else:
-            self.process.send_signal(self.host.stop_signal)
+        self.host.ask_to_stop(self)
         status = self.process.wait(self.host.grace)
         assert status in self.host.statuses, f"ended with status {status}"
         wait_for(lambda: not self.processes(), "no process outlives the host", self.host.grace)
         return time.monotonic() - began
 
     def end_what_is_left(self) -> None:
-        """Stops a host of which a process was killed: each of the others is told, and ends in order."""
-        self._tell_all()
+        """Stops a host of which a process was killed, as systemd does: each other one is told, and ends in order."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, self.host.stop_signal)
         self.process.wait(self.host.grace)
         wait_for(lambda: not self.processes(), "no process outlives the host", self.host.grace)
-
-    def _tell_all(self) -> None:
-        for pid in self.processes():
-            os.kill(pid, self.host.stop_signal)
 
     def processes(self) -> list[int]:
         """Every living process of the host: whoever inherited our state directory, however it was forked."""

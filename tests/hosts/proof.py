@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from hypotest import control
 from hypotest.control import ControlPage
 from hypotest.demo.ledger import stored_events
 from hypotest.statedir import StateDir, namespace_of
+from tests.hosts import rows
 from tests.hosts.doors import Unanswered
 from tests.hosts.host import INTERVAL, Host, Site
 from tests.hosts.load import Load
@@ -45,7 +44,7 @@ def prove(host: Host, directory: Path) -> None:
             proof.account()
         finally:
             proof.load.door.close()
-        proof.report()
+        rows.write(proof.row)
 
 
 class Proof:
@@ -179,15 +178,6 @@ class Proof:
         except Unanswered:
             return
         raise AssertionError(f"{name} was answered")
-
-    def report(self) -> None:
-        """Writes the row."""
-        directory = os.environ.get("HOSTS_ROWS")
-        if directory:
-            Path(directory).mkdir(parents=True, exist_ok=True)
-            version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-            row = json.dumps(self.row | {"python": version, "at": time.time()})
-            Path(directory, f"{uuid.uuid4().hex}.json").write_text(row, encoding="utf-8")
 
 
 def _tracebacks(log: str) -> list[str]:

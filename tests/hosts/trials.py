@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from hypotest.control import EPOCH, LEADER_PID
+from tests.hosts.doors import Unanswered
 from tests.hosts.proof import Proof
 from tests.server_process import wait_for
 
@@ -19,11 +22,65 @@ def kill_the_leader(proof: Proof) -> None:
     Of a lone host with several processes another one takes over, and then its operator starts all of it again.
     """
     words = proof.page().words
-    epoch, leader = wait_for(lambda: _killed_leader(words), "somebody leads")
+    leader, epoch = wait_for(lambda: _kill(proof, words[LEADER_PID], words[EPOCH]), "somebody leads, and is killed")
+    _expect_another(proof, leader, epoch)
+
+
+def kill_the_leading_worker(proof: Proof) -> None:
+    """The same where the leader's pid is of a namespace of its own: the one whose answers say that it leads."""
+    epoch = proof.page().words[EPOCH]
+    leaders = [answer.worker for answer in proof.load.answers if "hypotest-poller" in answer.threads]
+    assert _kill(proof, leaders[-1], epoch)
+    _expect_another(proof, leaders[-1], epoch)
+
+
+def fall_leading(proof: Proof) -> None:
+    """The leader dies at work, by its own hand: for hosts that a kill at another moment stops for good."""
+    words = proof.page().words
+    leader: int = wait_for(lambda: words[LEADER_PID], "somebody leads")
+    epoch = words[EPOCH]
+    fallen = threading.Event()
+    asker = threading.Thread(target=_ask_until, args=(proof, fallen))
+    asker.start()
+    try:
+        wait_for(lambda: not _lives(leader), "the leader falls")
+    finally:
+        fallen.set()
+    _expect_another(proof, leader, epoch)
+    asker.join()
+
+
+def _kill(proof: Proof, leader: int, epoch: int) -> tuple[int, int] | None:
+    """Returns both, or nothing if there was none: one that ends by a signal's default leaves its pid for a moment."""
+    if leader not in proof.site.processes():
+        return None
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(leader, signal.SIGKILL)
+        return leader, epoch
+    return None
+
+
+def _ask_until(proof: Proof, fallen: threading.Event) -> None:
+    while not fallen.is_set():
+        with contextlib.suppress(Unanswered):
+            proof.load.ask("fall")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _expect_another(proof: Proof, leader: int, epoch: int) -> None:
     killed = time.monotonic()
+    words, main = proof.page().words, proof.site.process
     several = proof.host.lone and proof.host.workers > 1
-    if (leader == proof.site.process.pid or proof.host.lone) and not several:
-        proof.site.process.wait()
+    if (leader == main.pid or proof.host.lone or proof.host.mortal) and not several:
+        main.wait()
+        if proof.host.orphans:
+            proof.site.end_what_is_left()
         proof.start()
     wait_for(lambda: words[EPOCH] > epoch, "another leader")
     proof.row["takeover"] = max(time.monotonic() - killed, proof.row.get("takeover", 0.0))
@@ -32,18 +89,6 @@ def kill_the_leader(proof: Proof) -> None:
         proof.start()
         started = time.monotonic()
         wait_for(lambda: len(proof.load.workers(since=started)) >= proof.host.workers, "every worker answers again")
-
-
-def _killed_leader(words: memoryview) -> tuple[int, int] | None:
-    """The leader that was killed, after its epoch; none if nobody leads, or no longer."""
-    epoch, leader = words[EPOCH], words[LEADER_PID]
-    try:
-        if leader:
-            os.kill(leader, signal.SIGKILL)
-            return epoch, leader
-    except ProcessLookupError:  # it ended by itself, as workers do that are recycled
-        pass
-    return None
 
 
 def recycle(proof: Proof) -> None:
@@ -63,6 +108,7 @@ def reload_by(number: int) -> Callable[[Proof], None]:
             lambda: len(proof.load.workers(since=asked) - before) >= proof.host.workers,
             "new workers after the reload",
         )
+        wait_for(lambda: not before & set(proof.site.processes()), "the old workers are gone")
 
     return reload
 
