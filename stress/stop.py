@@ -9,10 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from statistics import median
 
-from tests.hosts.test_asgi import Uvicorn
-
 from stress.running import WITHOUT, running
 from tests.hosts.host import Host
+from tests.hosts.test_asgi import Uvicorn
 from tests.hosts.test_celery import Celery
 from tests.hosts.test_gunicorn import GEVENT, GTHREAD, Gunicorn
 from tests.hosts.test_uwsgi import MASTER, Uwsgi
