@@ -12,9 +12,10 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pytest
 import requests
@@ -25,6 +26,7 @@ from tests.server_process import DEADLINE, ServerProcess, clean_env, wait_for
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 _FOREIGN = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "STATE_DIRECTORY", "BROKER_URL", "WEB_CONCURRENCY", "NOTIFY_SOCKET")
 _TOKEN = "dev-token"
+_DEADLINE = 4 * DEADLINE
 
 
 def need(modules: Sequence[str] = (), programs: Sequence[str] = ()) -> None:
@@ -121,6 +123,13 @@ class Example:
         wait_for(lambda: not self.left_over(), f"no process is left over: {self.left_over()}")
         assert "Traceback" not in self.log(), self.log()
         return status
+
+    def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
+        """As the function, with a deadline for hosts that load a framework in each of four processes."""
+        try:
+            return wait_for(condition, what, _DEADLINE)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the example says: {self.log()}") from None
 
     def log(self) -> str:
         """Everything that the example has printed."""

@@ -45,13 +45,13 @@ def test_a_shop_runs_with_the_one_command_of_its_readme(name: str, tmp_path: Pat
             answer = shop.answers(ready)
             return answer and answer.get("generation", answer.get("ready"))
 
-        wait_for(has_settings, "settings have arrived")
+        shop.wait_for(has_settings, "settings have arrived")
         assert shop.ask("GET", "/", "bob", "FR")["newsletter_box"] is None
         assert shop.ask("GET", "/", "ann", "DE")["newsletter_box"] in ("top", "bottom")
         assert shop.ask("POST", "/buy", "ann", "DE", **price) == {"bought": True}  # type: ignore[arg-type]
         assert shop.ask("POST", "/subscribe", "ann", "DE") == {"subscribed": True}
-        results = wait_for(lambda: _results(shop.server, visits=3, goals=2), "the results have the sale")
-        wait_for(lambda: shop.hypotest("status", "--ready").stdout == "ready\n", "hypotest says so")
+        results = shop.wait_for(lambda: _results(shop.server, visits=3, goals=2), "the results have the sale")
+        shop.wait_for(lambda: shop.hypotest("status", "--ready").stdout == "ready\n", "hypotest says so")
         assert shop.stop(process) == 0
     button, box = results["buy_button"]["variants"], results["newsletter_box"]["variants"]
     assert sum(variant["visitors"] for variant in button.values()) == 2
@@ -85,10 +85,10 @@ def test_celery_runs_with_the_commands_of_its_readme(
     env = {"BROKER_URL": request.getfixturevalue("redis")} if broker == "redis" else {}
     with Example("celery", tmp_path, env=env) as newsletter:
         worker = newsletter.start("celery -A tasks worker")
-        wait_for(lambda: "settings: generation 1" in newsletter.log(), "settings have arrived")
+        newsletter.wait_for(lambda: "settings: generation 1" in newsletter.log(), "settings have arrived")
         assert newsletter.start("python send.py").wait() == 0
         goals = len(range(0, READERS, 3))
-        results = wait_for(
+        results = newsletter.wait_for(
             lambda: _results(newsletter.server, visits=READERS + READERS // 2, goals=goals), "all events have arrived"
         )
         assert newsletter.stop(worker) == 0

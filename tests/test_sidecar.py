@@ -248,7 +248,7 @@ class Visitors:
         assert self.failed == []
         told = ("buy_button", "newsletter_box", "purchase")
         expected = {(event, name): 1 for name in self.served for event in told}
-        wait_for(lambda: self._counted().keys() >= expected.keys(), "every event is at the server")
+        self._shop.wait_for(lambda: self._counted().keys() >= expected.keys(), "every event is at the server")
         assert self._counted() == expected
         ids = self._shop.server.event_ids()
         assert len(set(ids)) == len(ids) == len(expected)
@@ -275,7 +275,7 @@ def newest_agent_leads(shop: Example, number: int) -> int:
         pids = agents(shop.log())
         return pids[-1] if len(pids) == number and led(shop.log())[-1:] == pids[-1:] else None
 
-    pid: int = wait_for(leads, f"agent {number} leads")
+    pid: int = shop.wait_for(leads, f"agent {number} leads")
     return pid
 
 
@@ -284,7 +284,7 @@ def kill_agents(shop: Example, times: int) -> None:
     for number in range(1, times + 1):
         pid = newest_agent_leads(shop, number)
         before = shop.server.accounts()["events"]
-        wait_for(lambda before=before: shop.server.accounts()["events"] > before, "events arrive through it")
+        shop.wait_for(lambda before=before: shop.server.accounts()["events"] > before, "events arrive through it")
         os.kill(pid, signal.SIGKILL)
     newest_agent_leads(shop, times + 1)
 
@@ -296,16 +296,16 @@ def test_under_supervisord_the_agent_leads_and_workers_never_do(tmp_path: Path) 
     need(("flask",), ("gunicorn", "supervisord"))
     with Example("agent", tmp_path, experiments="flask_gunicorn", env=QUICK) as shop:
         supervisord = shop.start("supervisord")
-        wait_for(lambda: (shop.answers("/worker") or {}).get("generation") == 1, "settings have arrived")
+        shop.wait_for(lambda: (shop.answers("/worker") or {}).get("generation") == 1, "settings have arrived")
         with Visitors(shop) as visitors:
             kill_agents(shop, 3)
             shop.server.set_experiments(
                 {"newsletter_box": {"variants": {"middle": 1.0}}, "buy_button": {"variants": ["b"]}}
             )
-            wait_for(lambda: len(workers_with(shop, 2)) == 4, "all workers have the change")
+            shop.wait_for(lambda: len(workers_with(shop, 2)) == 4, "all workers have the change")
         visitors.all_counted_once()
         assert led(shop.log()) == agents(shop.log())
-        wait_for(lambda: shop.hypotest("status", "--ready").returncode == 0, "it is ready")
+        shop.wait_for(lambda: shop.hypotest("status", "--ready").returncode == 0, "it is ready")
         assert shop.stop(supervisord) == 0
         assert "stopped: hypotest-agent (exit status 0)" in shop.log()
         assert shop.hypotest("drain").stdout == "nothing is pending\n"
@@ -322,7 +322,7 @@ def test_as_a_daemon_of_uwsgi_the_agent_leads_and_workers_never_do(tmp_path: Pat
     need(("django",), ("uwsgi",))
     with Example("agent", tmp_path, experiments="django_uwsgi", env=QUICK) as shop:
         uwsgi = shop.start("HT_LEADER=off")
-        wait_for(lambda: shop.answers("/ready"), "settings have arrived")
+        shop.wait_for(lambda: shop.answers("/ready"), "settings have arrived")
         with Visitors(shop) as visitors:
             kill_agents(shop, 2)
         visitors.all_counted_once()
