@@ -30,12 +30,17 @@ def versions(number: int) -> dict[str, Any]:
     return {name: {"variants": {f"v{number}": 1.0}, "goals": ["done"]} for name in ("left", "right")}
 
 
+def server_of(directory: Path) -> ServerProcess:
+    """A server with a token of its own: a host that an aborted run left behind may ask at the same port one day."""
+    return ServerProcess(directory, experiments=versions(1), tokens=(uuid.uuid4().hex,))
+
+
 def prove(host: Host, directory: Path) -> None:
     """Runs the host under load, through its trials, to an orderly stop, and asserts what must hold.
 
     What it measured goes as a row to the directory HOSTS_ROWS, if there is one.
     """
-    with ServerProcess(directory, experiments=versions(1)) as server, Site(host, server) as site:
+    with server_of(directory) as server, Site(host, server) as site:
         host.before(site)
         proof = Proof(host, site)
         try:
