@@ -113,9 +113,7 @@ COLD: dict[str, Any] = {"stop_signal": signal.SIGQUIT, "statuses": (0, 1)}
 
 MODES = [
     Celery("prefork", trials=KILL),
-    Celery("prefork, broker of files", trials=MAIN, **BY_FOLDERS),
     Celery("prefork, SDK used in the main process", early=True, trials=KILL),
-    Celery("prefork, broker of files, SDK used in the main process", early=True, trials=MAIN, **BY_FOLDERS),
     Celery("prefork, max_tasks_per_child", *RECYCLE, trials=(recycle, kill_the_leader)),
     Celery("prefork, broker of files, max_tasks_per_child", *RECYCLE, trials=(recycle,), **BY_FOLDERS),
     Celery("prefork, soft time limit while it waits", trials=(soft_limits("soft", 5), kill_the_leader)),
@@ -126,13 +124,11 @@ MODES = [
     Celery("prefork, tasks retried", env={"HOSTS_TASK": "retried"}, trials=KILL),
     Celery("prefork, acks_late", env={"HOSTS_TASK": "late"}, trials=(redeliver, kill_the_leader)),
     Celery("prefork, cold shutdown", trials=KILL, **COLD),
-    Celery("prefork, restart by SIGHUP", trials=(reload_by(signal.SIGHUP), kill_the_leader)),
     Celery(
         "prefork, restart by SIGHUP, SDK used in the main process",
         early=True,
         trials=(reload_by(signal.SIGHUP), kill_the_leader),
     ),
-    Celery("prefork, hypotest.integrations.celery", env=CONNECT, trials=KILL),
     Celery(
         "prefork, hypotest.integrations.celery, max_tasks_per_child",
         *RECYCLE,
@@ -142,14 +138,10 @@ MODES = [
     Celery("prefork, hypotest.integrations.celery, SDK used in the main process", env=CONNECT, early=True, trials=KILL),
     Celery("prefork, hypotest.integrations.celery, broker of files", env=CONNECT, trials=MAIN, **BY_FOLDERS),
     Celery("threads, hypotest.integrations.celery", "--pool", "threads", env=CONNECT, trials=KILL, **ONE),
-    Celery("solo, hypotest.integrations.celery", "--pool", "solo", env=CONNECT, trials=KILL, **ONE),
     Celery("gevent, hypotest.integrations.celery", "--pool", "gevent", env=CONNECT, trials=KILL, **ONE),
     Celery("prefork by spawn", env={"HOSTS_START_METHOD": "spawn"}, early=True, trials=KILL),
     Celery("threads", "--pool", "threads", trials=KILL, **ONE),
-    Celery("threads, broker of files", "--pool", "threads", trials=KILL, **ONE, **BY_FOLDERS),
-    Celery("solo", "--pool", "solo", trials=KILL, **ONE),
     Celery("solo, broker of files", "--pool", "solo", trials=KILL, **ONE, **BY_FOLDERS),
-    Celery("gevent", "--pool", "gevent", trials=KILL, **ONE),
     Celery("gevent, SDK used while it loads", "--pool", "gevent", early=True, trials=KILL, **ONE),
 ]
 

@@ -94,27 +94,21 @@ MODES = [
     Uwsgi("master", *MASTER, trials=KILL),
     Uwsgi("master, SDK used in the master", *MASTER, early=True, trials=KILL),
     Uwsgi("master, stop by SIGINT", "--master", trials=KILL, stop_signal=signal.SIGINT),
-    Uwsgi("master, stop by SIGQUIT", "--master", trials=KILL, stop_signal=signal.SIGQUIT),
     Uwsgi("master, graceful stop", *GRACEFUL, trials=KILL),
     Uwsgi("master, lazy-apps", *LAZY, trials=KILL),
     Uwsgi("master, lazy-apps, SDK used at load", *LAZY, early=True, trials=KILL),
     Uwsgi("master, enable-threads", *MASTER, "--enable-threads", trials=KILL),
-    Uwsgi("master, threads", *MASTER, "--threads", "2", trials=KILL),
     Uwsgi("master, threads, SDK used in the master", *MASTER, "--threads", "2", early=True, trials=KILL),
-    Uwsgi("master, fork hooks", *MASTER, HOOKS, trials=KILL),
     Uwsgi("master, fork hooks, SDK used in the master", *MASTER, HOOKS, early=True, trials=KILL),
     Uwsgi("master, skip-atexit", *MASTER, "--skip-atexit", trials=KILL),
     Uwsgi("master, max-requests", *MASTER, *RECYCLED, workers=3, trials=(recycle,)),
-    Uwsgi("master, max-requests, skip-atexit", *MASTER, *RECYCLED, "--skip-atexit", workers=3, trials=(recycle,)),
     Uwsgi("master, lazy-apps, max-requests", *LAZY, *RECYCLED, workers=3, trials=(recycle,)),
     Uwsgi("master, harakiri", *MASTER, "--harakiri", "2", trials=(HANG, kill_the_leader)),
     Uwsgi("master, reload by SIGHUP", *MASTER, *RELOADABLE, trials=(RELOAD, kill_the_leader)),
     Uwsgi("master, lazy-apps, reload by SIGHUP", *LAZY, *RELOADABLE, trials=(RELOAD,)),
     Uwsgi("gevent", *MASTER, *GEVENT, trials=KILL),
     Uwsgi("gevent, SDK used in the master", *MASTER, *GEVENT, early=True, trials=KILL),
-    Uwsgi("gevent, no master", *GEVENT, trials=KILL, **APART_GEVENT),
     Uwsgi("gevent, no master, SDK used at load", *GEVENT, early=True, trials=KILL, **APART_GEVENT),
-    Uwsgi("gevent, lazy-apps", *LAZY, *GEVENT, trials=KILL),
     Uwsgi("gevent, max-requests", *MASTER, *GEVENT, *RECYCLED, workers=3, trials=(recycle,)),
     Uwsgi(
         "master, agent by attach-daemon2",
@@ -128,8 +122,6 @@ MODES = [
 # What is not there has no user: it fails in the same way without the SDK, or was never built.
 if sys.version_info < (3, 13):  # from there on, with that option, each worker of uWSGI aborts at its start
     MODES += [
-        Uwsgi("preforking, no master, osafterfork", AFTERFORK, trials=KILL, **APART),
-        Uwsgi("master, osafterfork", *MASTER, AFTERFORK, trials=KILL),
         Uwsgi("master, osafterfork, SDK used in the master", *MASTER, AFTERFORK, early=True, trials=KILL),
     ]
 if sys.version_info < (3, 12):  # from there on, with threads, a worker that 2.0.26 starts anew never answers
