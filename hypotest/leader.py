@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from hypotest.leadership import Leadership
 
 TICK = 0.1
-WATCHFUL_TICK = 0.5
 STALE = 0.35
 _STUCK_AFTER = 5.0
 _LOCK_BACKOFF = 1.0
@@ -94,7 +93,7 @@ class Campaign:
         words = self._post.page.words
         if self.leading or not self._watch.on(words[LEADER_PID], words[LEADER_SPACE]):
             self._stop.wait(TICK)
-        elif self._watch.wait(WATCHFUL_TICK) and words[LEADER_PID] == self._watch.pid:  # nobody has followed it yet
+        elif self._watch.wait() and words[LEADER_PID] == self._watch.pid:  # nobody has followed it yet
             self._beat, self._beat_at = words[HEARTBEAT], time.monotonic() - STALE
 
     def tick(self) -> None:

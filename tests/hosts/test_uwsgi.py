@@ -78,6 +78,7 @@ GRACEFUL = ("--master", "--hook-master-start", "unix_signal:15 gracefully_kill_t
 RELOADABLE = ("--binary-path", sys.executable)
 # Neither all at once nor with the rest of 2 s that uWSGI takes after quick ones: while no worker is there nobody polls.
 RECYCLED = ("--max-requests=100", "--max-requests-delta=50", "--min-worker-lifetime=2", "--forkbomb-delay=0")
+INTEGRATED = {"HOSTS_UWSGI_HOOKS": "1"}
 KILL = (kill_the_leader,)
 APART = {"lone": True, "stop_group": True, "statuses": (30,)}
 APART_GEVENT = APART | {"statuses": (17,)}
@@ -102,7 +103,15 @@ MODES = [
     Uwsgi("master, fork hooks, SDK used in the master", *MASTER, HOOKS, early=True, trials=KILL),
     Uwsgi("master, skip-atexit", *MASTER, "--skip-atexit", trials=KILL),
     Uwsgi("master, max-requests", *MASTER, *RECYCLED, workers=3, trials=(recycle,)),
-    Uwsgi("master, lazy-apps, max-requests", *LAZY, *RECYCLED, workers=3, trials=(recycle,)),
+    Uwsgi("master, hypotest.integrations", *MASTER, env=INTEGRATED, trials=KILL),
+    Uwsgi(
+        "master, lazy-apps, max-requests, hypotest.integrations",
+        *LAZY,
+        *RECYCLED,
+        workers=3,
+        env=INTEGRATED,
+        trials=(recycle,),
+    ),
     Uwsgi("master, harakiri", *MASTER, "--harakiri", "2", trials=(HANG, kill_the_leader)),
     Uwsgi("master, reload by SIGHUP", *MASTER, *RELOADABLE, trials=(RELOAD, kill_the_leader)),
     Uwsgi("master, lazy-apps, reload by SIGHUP", *LAZY, *RELOADABLE, trials=(RELOAD,)),

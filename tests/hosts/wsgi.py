@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable
@@ -10,6 +12,8 @@ from typing import Any
 
 from tests.hosts.work import early, work
 
+if os.environ.get("HOSTS_UWSGI_HOOKS"):
+    importlib.import_module("hypotest.integrations.uwsgi")
 early()
 
 
