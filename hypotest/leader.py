@@ -80,10 +80,11 @@ class Campaign:
         while not self._stop.is_set() and not self._abandoned:
             try:
                 self.tick()
+                self._rest()
             except Exception as error:  # noqa: BLE001 - the campaign must outlive everything
                 log.limited(log.ERROR, f"campaign:{type(error).__name__}", "unexpected, trying again: %r", error)
                 self._not_before = time.monotonic() + _LOCK_BACKOFF
-            self._rest()
+                self._stop.wait(TICK)
         if not self._abandoned:
             self._watch.close()
             self.step_down()  # `stop` may have come while this thread was becoming the leader

@@ -69,23 +69,32 @@ class Watch:
 
     def _open(self, pid: int) -> None:
         with contextlib.suppress(OSError, ImportError, AttributeError):  # gone; forbidden; a kernel before 5.3
-            poll = lazy.load("select").poll()
+            select = lazy.load("select")
+            poll = select.poll()
             self._fd = os.pidfd_open(pid)
-            poll.register(self._fd)
+            poll.register(self._fd, select.POLLIN)
             self._poll = poll
 
     def wait(self) -> bool:
         """Waits for a fraction of a second at most; returns whether the process has ended."""
-        ended = self._poll is not None and bool(self._poll.poll(self._pace * 1000))
-        if ended:
-            self.close()
-        return ended
+        seen = self._poll.poll(self._pace * 1000) if self._poll is not None else []
+        if not seen:
+            return False
+        ours = self._ours()
+        self.close()
+        return ours
 
     def close(self) -> None:
         """Gives the descriptor back."""
-        fd, self._fd, self._poll = self._fd, -1, None
-        if fd >= 0:
-            os.close(fd)
+        if self._ours():
+            os.close(self._fd)
+        self.forget()
+
+    def _ours(self) -> bool:
+        """Whether the number is still our descriptor's: a host that becomes a daemon may close all it finds."""
+        with contextlib.suppress(OSError):
+            return self._fd >= 0 and "pidfd" in os.readlink(f"/proc/self/fd/{self._fd}")
+        return False
 
     def forget(self) -> None:
         """In a child: the descriptor stays open, since its number may be another's by now."""

@@ -90,3 +90,25 @@ def test_descriptors_are_given_back(other: subprocess.Popen[bytes]) -> None:
         assert watch.on(pid, pid_space())
     watch.close()
     wait_for(lambda: len(os.listdir("/proc/self/fd")) == before, "no descriptor is left")
+
+
+def _target(name: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{name}")
+    except OSError:  # that of the listing itself
+        return ""
+
+
+def test_a_descriptor_that_the_host_closed_is_not_closed_again(other: subprocess.Popen[bytes]) -> None:
+    """A host that becomes a daemon closes whatever is open; the number is then another's."""
+    watch = Watch()
+    watch.on(other.pid, pid_space())
+    (number,) = (int(name) for name in os.listdir("/proc/self/fd") if "pidfd" in _target(name))
+    reads, writes = os.pipe()
+    os.dup2(reads, number)
+    os.write(writes, b"x")
+    assert not watch.wait()
+    assert os.read(number, 1) == b"x"
+    assert not watch.on(other.pid, pid_space())
+    for fd in (number, reads, writes):
+        os.close(fd)
