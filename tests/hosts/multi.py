@@ -98,9 +98,12 @@ class Pool:
 
     def end(self) -> None:
         until = time.monotonic() + _PATIENCE
-        for result in self._results:  # close() and join() would wait for ever for what a dead worker had begun
+        for result in self._results:
             result.wait(until - time.monotonic())
-        self._pool.terminate()
+        if all(result.ready() for result in self._results):
+            self._pool.close()
+        else:  # what a dead worker had begun: join() would wait for it for ever
+            self._pool.terminate()
         self._pool.join()
 
 

@@ -27,7 +27,14 @@ _IN_CHILDREN = 4
 def lines() -> Iterator[str]:
     """Lines of the standard input, to its end or SIGTERM."""
     stop: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
+    reader = os.getpid()
+
+    def handle(number: int, _: object) -> None:
+        if os.getpid() != reader:  # a forked child that has not come to set its own yet: nobody would tell it again
+            os._exit(128 + number)
+        stop.append(number)
+
+    signal.signal(signal.SIGTERM, handle)
     buffered = b""
     while not stop:
         if select.select([0], [], [], 0.05)[0]:
