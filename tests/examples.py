@@ -67,7 +67,6 @@ class Example:
         self.env = {key: value for key, value in clean_env().items() if key not in _FOREIGN} | {
             "HOME": str(directory),
             "PATH": f"{directory}/bin{os.pathsep}{_path()}",
-            "PYTHONDONTWRITEBYTECODE": "1",
             "EXAMPLE_RUN": self._run,
             **env,
         }

@@ -48,9 +48,15 @@ BLIND = "import hypotest.watch; hypotest.watch.pid_space = lambda: 0\n"
 """Begins a process whose kernel does not tell it when the leader ends."""
 
 
-@pytest.mark.parametrize("first", ["", BLIND], ids=["told by the kernel", "by the heartbeat"])
-def test_another_process_leads_within_a_second_of_each_kill(server: ServerProcess, tmp_path: Path, first: str) -> None:
-    """The leader is SIGKILLed ten times among six processes: each time another one polls within a second."""
+@pytest.mark.parametrize(
+    ("first", "bound"),
+    [("", 1.0), (BLIND, 2.0)],  # the heartbeat alone takes half a second more, and is rarely needed
+    ids=["told by the kernel", "by the heartbeat"],
+)
+def test_another_process_leads_within_a_second_of_each_kill(
+    server: ServerProcess, tmp_path: Path, first: str, bound: float
+) -> None:
+    """The leader is SIGKILLed ten times among six processes: each time another one polls within the bound."""
     env = sdk_env(server, tmp_path / "state")
     delays = []
     with contextlib.ExitStack() as stack:
@@ -70,7 +76,7 @@ def test_another_process_leads_within_a_second_of_each_kill(server: ServerProces
             workers[-1].wait_for("ready")
         pids = [worker.pid for worker in workers]
     print(f"takeover: median {statistics.median(delays):.2f} s, worst {max(delays):.2f} s")
-    assert max(delays) <= 1.0, delays
+    assert max(delays) <= bound, delays
     run("assert hypotest.flush(15)", env)
     counts = goal_counts(server)
     assert set(counts.values()) == {1}

@@ -11,7 +11,7 @@ from hypotest.demo.ledger import Ledger
 from tests.hosts.doors import Answer, Door, Unanswered
 from tests.hosts.work import EVENTS
 
-_REST = 0.01
+_REST = 0.02
 _REST_UNANSWERED = 0.05
 
 

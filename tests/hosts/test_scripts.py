@@ -106,7 +106,7 @@ class Cron:
     def __init__(self, server: ServerProcess, directory: Path, *, flush: bool, **options: object) -> None:
         usual = {"pull_interval": 30, "send_interval": 1} | options
         self.env = sdk_env(server, directory / "state", flush_events=flush, **usual)
-        self.env |= {"PYTHONDONTWRITEBYTECODE": "1", "HOME": str(directory)}
+        self.env |= {"HOME": str(directory)}
         self._server = server
         self._ledger = Ledger()
         self._numbers = itertools.count()
