@@ -34,7 +34,11 @@ class Celery(Host):
 
     name = "celery"
     broker = REDIS
-    usual = "Requeuing undeliverable message|could not ensure all messages were consumed"
+    # A child that was killed is reported a second later, perhaps at the stop, with the traceback of celery's own error.
+    usual = (
+        "Requeuing undeliverable message|could not ensure all messages were consumed|signal 9 .SIGKILL.|WorkerLostError"
+        "|Traceback|ExceptionWithTraceback|WorkerShutdown: 0|another exception occurred"
+    )
 
     def before(self, site: Site) -> None:
         site.env["HOSTS_BROKER"] = self.broker
