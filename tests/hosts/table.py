@@ -37,11 +37,12 @@ def write(rows: Iterable[Row]) -> int:
     return len(by_mode)
 
 
-def modes() -> set[tuple[str, str]]:
-    """The modes in the document's table."""
-    table = DOCUMENT.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
-    cells = [[cell.strip() for cell in line.split("|")[1:3]] for line in table.splitlines() if line.startswith("| ")]
-    return {(host, mode) for host, mode in cells[1:]}
+def cells() -> dict[tuple[str, str], dict[str, str]]:
+    """The rows in the document's table, by host and mode, and in each its cells by column."""
+    text = DOCUMENT.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    columns, rows = lines[0], lines[1:]
+    return {(row[0], row[1]): dict(zip(columns, row, strict=True)) for row in rows}
 
 
 def _preface(by_mode: Mapping[tuple[str, str], list[Row]]) -> str:
