@@ -52,12 +52,16 @@ class UvicornWorker(Asgi):
 
 
 class Hypercorn(Asgi):
-    """hypercorn, whose workers are spawned. When one is killed it ends itself: an operator has to start it anew."""
+    """hypercorn, whose workers are spawned. When one is killed it ends itself: an operator has to start it anew.
+
+    A connection that is accepted right at the stop is cancelled, of which Python 3.11's asyncio prints a traceback.
+    """
 
     name = "hypercorn"
     # At a stop under load, asyncio's streams report the requests that hypercorn cancelled; its own frames only.
     usual = r"StreamReaderProtocol|Traceback|task\.exception\(\)|propagate_cancellation_error|CancelledError"
     mortal = True
+    usual = "StreamReaderProtocol.connection_made|Traceback|task.exception|propagate_cancellation|CancelledError"
     packages = ("hypercorn",)
 
     def command(self, site: Site) -> Sequence[str]:
