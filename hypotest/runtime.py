@@ -211,20 +211,38 @@ class _ForkHooks:
     def __init__(self) -> None:
         self.ran = False
         self._registered = False
+        self._loading = threading.Lock()
 
     def register(self) -> None:
         """Registers the hooks and the exit handler; children inherit both."""
         if not self._registered:
             self._registered = True
             # After logging's, and so run before them: they take a lock that the import we wait for may need.
-            with contextlib.suppress(ImportError, OSError):
-                lazy.load("logging")
-            os.register_at_fork(
-                before=self._before,
-                after_in_parent=self._after_in_parent,
-                after_in_child=self._after_in_child,
-            )
+            if "logging" not in sys.modules:
+                os.register_at_fork(before=self._before_logging)
+            with self._loading:
+                with contextlib.suppress(ImportError, OSError):
+                    lazy.load("logging")
+                os.register_at_fork(
+                    before=self._before,
+                    after_in_parent=self._after_in_parent,
+                    after_in_child=self._after_in_child,
+                )
             atexit.register(_at_exit)
+
+    def _before_logging(self) -> None:
+        """In a fork that began before logging was imported: makes up for hooks that were registered meanwhile.
+
+        Those for after the fork will run, and release what these would have taken.
+        """
+        if self._loading.acquire(blocking=False):
+            self._loading.release()
+        elif self._loading.acquire(timeout=_FORK_PATIENCE):
+            self._loading.release()
+            locks: tuple[Any, ...] = (lazy.importing, getattr(sys.modules.get("logging"), "_lock", None))
+            for lock in locks:
+                if lock is not None and not lock._is_owned():  # noqa: SLF001 - there is no other way to know
+                    lock.acquire(timeout=_FORK_PATIENCE)
 
     def _before(self) -> None:
         lazy.importing.acquire(timeout=_FORK_PATIENCE)
@@ -235,6 +253,7 @@ class _ForkHooks:
 
     def _after_in_child(self) -> None:
         lazy.reset()
+        self._loading = threading.Lock()
         self.ran = True
         _abandon(_here)
 

@@ -129,8 +129,9 @@ class Segment:
             raise
 
     def __del__(self) -> None:
-        # Not `close`: what a signal handler raises in here is lost to the host, so it has to be short. To unmap takes a
-        # hundred times as long, and is done right after this, with the last reference to the mapping, by no Python.
+        # Not `close`: what a signal handler raises in here is lost to the host, so it has to be short, where it is not
+        # in a thread of ours (`Spool.check`). To unmap takes a hundred times as long, and is done right after this,
+        # with the last reference to the mapping, by no Python.
         fd = getattr(self, "fd", -1)  # none if an interrupt hit the constructor
         if fd >= 0:
             os.close(fd)

@@ -25,6 +25,7 @@ _RETRY_AFTER = 1.0
 _PUBLISHED_FOR = 2.0
 _TALLY = 4096
 _RESERVE, _RESERVE_SHARE = 64 << 20, 0.05
+_MOST_SPENT = 4
 
 
 class Spool:
@@ -61,6 +62,7 @@ class Spool:
         self._idle: list[Segment] = []
         self._unreported = list(unreported)
         self._refuse_until = (0.0, "")
+        self._spent: list[Segment] = []
         self._tally: list[Segment] = []
         self._tally_made = False
         self._tally_after = 0.0
@@ -170,9 +172,14 @@ class Spool:
 
     def _finish(self, done: Segment) -> None:
         # Finished first: a leader of this process may open the file by name as soon as it is out of `segments`.
-        # Not closed here: that leader may hold it too, and the last reference closes.
+        # Not closed here: that leader may hold it too, and the last reference closes. Nor is that given up here: what a
+        # signal handler of the host raises while Python takes an object down is lost, and it may run in this thread.
         done.words[FINISHED] = 1
         self.segments.pop(done.path, None)
+        self._spent.append(done)
+        if len(self._spent) > _MOST_SPENT:
+            with contextlib.suppress(IndexError):  # `check` was quicker
+                self._spent.pop(0)
 
     def _open(self, length: int) -> Segment:
         if length > MAX_PAYLOAD:
@@ -229,11 +236,14 @@ class Spool:
             raise EventRefused("disk", f"{free} bytes are free, {reserve} of them are left to the host")
 
     def check(self) -> int:
-        """Gives up open segments whose files were deleted under us.
+        """Gives up segments that are finished, and open ones whose files were deleted under us.
+
+        To be called in a thread of ours, in which no signal handler runs.
 
         Returns:
             How many events went with them; they are counted as dropped, `lost`.
         """
+        self._spent.clear()
         gone = 0
         for held in list(self.segments.values()):
             if held.limit and os.fstat(held.fd).st_nlink == 0 and held.words[FINISHED] != 1:

@@ -238,3 +238,34 @@ time.sleep(60)
     with pytest.raises(AssertionError, match="exit status -9"):
         run(source, sdk_env(server, tmp_path / "state"))
     expect_each_once(server, "before", "child")
+
+
+def test_a_fork_while_a_first_call_imports_logging(server: ServerProcess, tmp_path: Path) -> None:
+    """In a host without logging: the hooks are registered in the middle of the fork, and the child works."""
+    source = """
+import importlib.abc
+assert "logging" not in sys.modules
+entered = threading.Event()
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "logging":
+            entered.set()
+            time.sleep(0.2)
+
+sys.meta_path.insert(0, Slow())
+first = threading.Thread(target=keep, args=("parent",))
+first.start()
+entered.wait()
+pid = child(lambda: keep("child"))
+join(pid)
+first.join()
+pid = child(lambda: keep("second"))
+join(pid)
+keep("after")
+assert hypotest.flush(15)
+"""
+    first = "import sys, warnings\nwarnings.simplefilter('ignore')\n"
+    output = run(source, sdk_env(server, tmp_path / "state"), first=first)
+    assert "Exception ignored" not in output
+    expect_each_once(server, "parent", "child", "second", "after")

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -287,3 +288,23 @@ def test_instances_differ(home: Namespace) -> None:
         each.append(b"x")
     found = drain(home.backlog(lambda: {**home.spool.segments, **other.segments}))
     assert {event_id.partition("-")[0] for event_id, _ in found} == {home.spool.instance, other.instance}
+
+
+def test_a_full_segment_is_given_up_outside_of_the_call(home: Namespace) -> None:
+    """What a signal handler of the host raises while Python takes an object down would be lost to it."""
+    home.spool.append(b"x")
+    (first,) = (weakref.ref(held) for held in home.spool.segments.values())
+    while len(home.spool.segments) == 1 and first() in home.spool.segments.values():
+        home.spool.append(bytes(50_000))
+    assert first() is not None
+    home.spool.check()
+    assert first() is None
+
+
+def test_few_segments_are_held_where_nobody_gives_them_up(home: Namespace) -> None:
+    """As where no thread of ours can run."""
+    alive: weakref.WeakSet[Segment] = weakref.WeakSet()
+    for _ in range(600):
+        home.spool.append(bytes(60_000))
+        alive.update(home.spool.segments.values())
+    assert len(alive) <= 6
