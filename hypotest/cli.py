@@ -46,15 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return getattr(error, "status", 2)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:
-        # `hypotest status | head`: nobody listens any more. The interpreter would complain once more at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `hypotest status | head`: nobody listens any more
+        _drop_output()
         return 1
     except OSError as error:
         from hypotest import statedir  # noqa: PLC0415 - for this only
 
+        _drop_output()
         print(f"hypotest{command}: {statedir.describe(error)}", file=sys.stderr)
         return 2
+
+
+def _drop_output() -> None:
+    """Turns what is still to be written to nowhere: the interpreter would fail at it once more at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from hypotest import report, statedir
 from hypotest.health import Status
 from tests.server_process import DEADLINE, ServerProcess, clean_env, wait_for
 
-TOKEN = "s3cret-token-of-ours"
+TOKEN = f"s3cret-{uuid.uuid4().hex}"  # a fallback directory that an earlier run left is of another
 NOBODY = 65534
 COMMANDS = ("serve", "status", "drain", "agent", "explain", "check", "demo")
 
@@ -717,7 +718,12 @@ def test_another_user_than_the_application_s_is_told_so_and_no_directory_is_made
 def test_an_error_of_the_system_is_one_line(env: dict[str, str]) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            command("status", "--json"), check=False, env=env, stdout=full, stderr=subprocess.PIPE, text=True
+            command("status", "--json"),
+            check=False,
+            env={name: value for name, value in env.items() if name != "PYTHONUNBUFFERED"},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
         )
     assert done.returncode == 2
     assert done.stderr.startswith("hypotest status: No space left on device")

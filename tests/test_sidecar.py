@@ -43,7 +43,9 @@ def env(server: ServerProcess, tmp_path: Path) -> dict[str, str]:
 class Agent:
     """`hypotest agent` as a process; ends with the context."""
 
-    def __init__(self, env: dict[str, str], log: Path, before: str = "") -> None:
+    def __init__(
+        self, env: dict[str, str], log: Path, before: str = "signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+    ) -> None:
         self.log_file = log
         program = f"import signal, sys\n{before}\nfrom hypotest.cli import main\nsys.exit(main(['agent']))"
         with log.open("wb") as output:

@@ -61,7 +61,6 @@ class Hypercorn(Asgi):
     # At a stop under load, asyncio's streams report the requests that hypercorn cancelled; its own frames only.
     usual = r"StreamReaderProtocol|Traceback|task\.exception\(\)|propagate_cancellation_error|CancelledError"
     mortal = True
-    usual = "StreamReaderProtocol.connection_made|Traceback|task.exception|propagate_cancellation|CancelledError"
     packages = ("hypercorn",)
 
     def command(self, site: Site) -> Sequence[str]:
