@@ -264,7 +264,9 @@ def test_status_names_other_namespaces_with_waiting_events(env: dict[str, str]) 
     assert "2 accepted" in told
     neighbours = as_json(env)["neighbours"]
     assert isinstance(neighbours, list)
-    assert [other["pending"] for other in neighbours] == [5]
+    # Those in /var/tmp may be of a test beside this one.
+    here = [other for other in neighbours if other["path"].startswith(env["HT_STATE_DIR"])]
+    assert [other["pending"] for other in here] == [5]
 
 
 def test_status_names_the_server_of_a_neighbour_and_the_command_that_drains_it(
