@@ -119,7 +119,7 @@ class LineDoor:
             del self._waiting[name]
 
     def _read(self) -> None:
-        while (found := self._socket.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size)))[0]:
+        while (found := self._socket.recvmsg(1 << 20, socket.CMSG_SPACE(_CREDENTIALS.size)))[0]:
             told = json.loads(found[0])
             told["pid"] = _CREDENTIALS.unpack(found[1][0][2])[0]  # not what it is in a namespace of its own
             done, answers = self._waiting.get(told["ask"], (threading.Event(), []))
