@@ -10,9 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from hypotest import control
-from hypotest.statedir import StateDir, namespace_of
 from stress.running import WITHOUT, running
-from tests.hosts.host import Site
 from tests.hosts.test_gunicorn import Gunicorn
 
 _WORKERS = 4
@@ -37,7 +35,7 @@ def _measure(kind: str, env: dict[str, str], seconds: float) -> list[tuple[str, 
     with running(make, _DEFAULTS | env, lambda _: None) as site:
         workers = [pid for pid in site.processes() if pid != site.process.pid]
         assert len(workers) == _WORKERS, workers
-        leader = _leader(site)
+        leader = 0 if env == WITHOUT else site.page().words[control.LEADER_PID]
         before = {pid: _cpu(pid) for pid in workers}
         began = time.monotonic()
         time.sleep(seconds)
@@ -50,11 +48,6 @@ def _measure(kind: str, env: dict[str, str], seconds: float) -> list[tuple[str, 
             )
             for pid in workers
         ]
-
-
-def _leader(site: Site) -> int:
-    page = control.open_existing(StateDir(str(site.state), namespace_of(site.server.url, site.server.token)).path)
-    return page.words[control.LEADER_PID] if page is not None else 0
 
 
 def _cpu(pid: int) -> float:

@@ -15,7 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tests.hosts.doors import Door
+from hypotest import control
+from hypotest.control import ControlPage
+from hypotest.statedir import StateDir, namespace_of
+from tests.hosts.doors import Door, LineDoor
 from tests.processes import sdk_env
 from tests.server_process import ServerProcess, wait_for
 
@@ -93,6 +96,18 @@ class Host:
 
     def before(self, site: Site) -> None:
         """Called once, before the first start: for what the host needs beside itself."""
+
+
+class LineHost(Host):
+    """A host whose main process reads what is to be done from its standard input."""
+
+    def door(self, site: Site) -> Door:
+        return LineDoor(site.answers, patience=1.0)
+
+    def started(self, site: Site, door: Door) -> None:
+        assert isinstance(door, LineDoor)
+        assert site.process.stdin is not None
+        door.write_to(site.process.stdin)
 
 
 class Site:
@@ -196,6 +211,12 @@ class Site:
                 os.kill(pid, self.host.stop_signal)
         self.process.wait(self.host.grace)
         wait_for(lambda: not self.processes(), "no process outlives the host", self.host.grace)
+
+    def page(self) -> ControlPage:
+        """The control page of the state directory."""
+        state = StateDir(str(self.state), namespace_of(self.server.url, self.server.token))
+        page: ControlPage = wait_for(lambda: control.open_existing(state.path), "a control page")
+        return page
 
     def processes(self) -> list[int]:
         """Every living process of the host: whoever inherited our state directory, however it was forked."""

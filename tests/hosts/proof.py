@@ -10,10 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from hypotest import control
-from hypotest.control import ControlPage
 from hypotest.demo.ledger import stored_events
-from hypotest.statedir import StateDir, namespace_of
 from tests.hosts import rows
 from tests.hosts.doors import Unanswered
 from tests.hosts.host import INTERVAL, Host, Site
@@ -103,13 +100,6 @@ class Proof:
         older = self.load.older(self._version, since=changed)
         fresh = max((answer.begin - changed for answer in older), default=0.0)
         self.row["fresh"] = max(fresh, self.row.get("fresh", 0.0))
-
-    def page(self) -> ControlPage:
-        """The control page of the state directory."""
-        server = self.site.server
-        state = StateDir(str(self.site.state), namespace_of(server.url, server.token))
-        page: ControlPage = wait_for(lambda: control.open_existing(state.path), "a control page")
-        return page
 
     def _threads(self) -> None:
         """A worker that follows has one thread of ours at most, one that leads three."""

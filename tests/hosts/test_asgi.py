@@ -58,7 +58,6 @@ class Hypercorn(Asgi):
     """
 
     name = "hypercorn"
-    # At a stop under load, asyncio's streams report the requests that hypercorn cancelled; its own frames only.
     usual = r"StreamReaderProtocol|Traceback|task\.exception\(\)|propagate_cancellation_error|CancelledError"
     mortal = True
     packages = ("hypercorn",)

@@ -61,7 +61,7 @@ class Celery(Host):
 
 def kill_the_main(proof: Proof) -> None:
     """SIGKILL for the main process: its children end with it, and an operator starts it again."""
-    words = proof.page().words
+    words = proof.site.page().words
     children = set(proof.site.processes()) - {proof.site.process.pid}
     proof.site.process.kill()
     proof.site.process.wait()

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts.doors import Door, LineDoor
-from tests.hosts.host import Host, Site
+from tests.hosts.host import LineHost, Site
 from tests.hosts.proof import prove
 from tests.hosts.trials import fall_leading, kill_the_leader, recycle
 
 
-class Multiprocessing(Host):
+class Multiprocessing(LineHost):
     """A script that hands names to its children.
 
     Attributes:
@@ -27,14 +26,6 @@ class Multiprocessing(Host):
 
     def command(self, site: Site) -> Sequence[str]:
         return ["python", "-m", "tests.hosts.multi", *self.options]
-
-    def door(self, site: Site) -> Door:
-        return LineDoor(site.answers, patience=1.0)
-
-    def started(self, site: Site, door: Door) -> None:
-        assert isinstance(door, LineDoor)
-        assert site.process.stdin is not None
-        door.write_to(site.process.stdin)
 
     def ask_to_stop(self, site: Site) -> None:
         if not self.by_end_of_input:

@@ -20,8 +20,7 @@ import pytest
 from hypotest.demo.ledger import Ledger, stored_events
 from tests.hosts import rows
 from tests.hosts.containers import UNSHARE
-from tests.hosts.doors import Door, LineDoor
-from tests.hosts.host import Host, Site
+from tests.hosts.host import LineHost, Site
 from tests.hosts.proof import prove
 from tests.hosts.script import PID_FILE
 from tests.hosts.trials import kill_the_leader, kill_the_leading_worker
@@ -29,7 +28,7 @@ from tests.processes import sdk_env
 from tests.server_process import ServerProcess
 
 
-class Script(Host):
+class Script(LineHost):
     """A script of one process that works on lines."""
 
     name = "script"
@@ -37,14 +36,6 @@ class Script(Host):
 
     def command(self, site: Site) -> Sequence[str]:
         return ["python", "-m", "tests.hosts.script", *self.options]
-
-    def door(self, site: Site) -> Door:
-        return LineDoor(site.answers, patience=1.0)
-
-    def started(self, site: Site, door: Door) -> None:
-        assert isinstance(door, LineDoor)
-        assert site.process.stdin is not None
-        door.write_to(site.process.stdin)
 
 
 class Daemon(Script):

@@ -62,7 +62,7 @@ class OldUwsgi(Uwsgi):
 
 def the_agent_leads(proof: Proof) -> None:
     """The leader is a process that neither answers nor is the host's first one."""
-    words = proof.page().words
+    words = proof.site.page().words
     leader = wait_for(lambda: words[LEADER_PID], "somebody leads")
     assert leader not in proof.load.workers() | {proof.site.process.pid}
 
@@ -157,7 +157,7 @@ def test_a_mule_leads_where_no_worker_uses_the_sdk(tmp_path: Path) -> None:
         wait_for(lambda: Counter(stored_events(server.db)) == done, "the mule's work at the server, each once")
         mule = re.search(r"spawned uWSGI mule 1 \(pid: (\d+)\)", site.log())
         assert mule
-        assert proof.page().words[LEADER_PID] == int(mule[1])
+        assert proof.site.page().words[LEADER_PID] == int(mule[1])
         site.stop()
 
 

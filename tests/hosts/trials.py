@@ -21,14 +21,14 @@ def kill_the_leader(proof: Proof) -> None:
 
     Of a lone host with several processes another one takes over, and then its operator starts all of it again.
     """
-    words = proof.page().words
+    words = proof.site.page().words
     leader, epoch = wait_for(lambda: _kill(proof, words[LEADER_PID], words[EPOCH]), "somebody leads, and is killed")
     _expect_another(proof, leader, epoch)
 
 
 def kill_the_leading_worker(proof: Proof) -> None:
     """The same where the leader's pid is of a namespace of its own: the one whose answers say that it leads."""
-    epoch = proof.page().words[EPOCH]
+    epoch = proof.site.page().words[EPOCH]
     leaders = [answer.worker for answer in proof.load.answers if "hypotest-poller" in answer.threads]
     assert _kill(proof, leaders[-1], epoch)
     _expect_another(proof, leaders[-1], epoch)
@@ -36,7 +36,7 @@ def kill_the_leading_worker(proof: Proof) -> None:
 
 def fall_leading(proof: Proof) -> None:
     """The leader dies at work, by its own hand: for hosts that a kill at another moment stops for good."""
-    words = proof.page().words
+    words = proof.site.page().words
     leader: int = wait_for(lambda: words[LEADER_PID], "somebody leads")
     epoch = words[EPOCH]
     fallen = threading.Event()
@@ -75,7 +75,7 @@ def _lives(pid: int) -> bool:
 
 def _expect_another(proof: Proof, leader: int, epoch: int) -> None:
     killed = time.monotonic()
-    words, main = proof.page().words, proof.site.process
+    words, main = proof.site.page().words, proof.site.process
     several = proof.host.lone and proof.host.workers > 1
     if (leader == main.pid or proof.host.lone or proof.host.mortal) and not several:
         main.wait()
