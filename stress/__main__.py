@@ -1,4 +1,4 @@
-"""python -m stress NAME [ROUNDS]."""
+"""python -m stress NAME [WHAT IT TAKES]."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import import_module
 
 import stress
 
-NAMES = ("idle", "stop")
+NAMES = ("chaos", "defences", "fuzz", "idle", "stop")
 
 
 def main() -> int:
@@ -15,8 +15,7 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
         print(stress.__doc__)
         return 2
-    import_module(f"stress.{sys.argv[1]}").main(*map(int, sys.argv[2:]))
-    return 0
+    return int(import_module(f"stress.{sys.argv[1]}").main(*sys.argv[2:]) or 0)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,16 @@ _WORKERS = 4
 _DEFAULTS = {"HT_PULL_INTERVAL": "30", "HT_SEND_INTERVAL": "1"}
 
 
-def main(seconds: int = 20) -> None:
-    """Measures, and prints a line for each worker."""
-    print(f"gunicorn, {_WORKERS} workers, nobody asks, over {seconds} s; CPU by the kernel's scheduler statistics")
+def main(seconds: str = "20") -> None:
+    """Measures for so many seconds, and prints a line for each worker."""
+    span = int(seconds)
+    print(f"gunicorn, {_WORKERS} workers, nobody asks, over {span} s; CPU by the kernel's scheduler statistics")
     print(f"{'':18}{'threads':>9}{'% of a core':>13}{'above without':>15}")
     for kind in ("sync", "gevent"):
-        without = _measure(kind, WITHOUT, seconds)
+        without = _measure(kind, WITHOUT, span)
         base = sum(share for _, _, share in without) / len(without)
         print(f"{kind:8}{'without':10}{max(threads for _, threads, _ in without):>9}{base:13.3f}")
-        for role, threads, share in sorted(_measure(kind, {}, seconds)):
+        for role, threads, share in sorted(_measure(kind, {}, span)):
             print(f"{kind:8}{role:10}{threads:>9}{share:13.3f}{share - base:+15.3f}", flush=True)
 
 

@@ -30,14 +30,15 @@ _HOSTS: dict[str, Callable[..., Host]] = {
 _WAYS = {"without": WITHOUT, "flush off": {}, "flush on": _FLUSH}
 
 
-def main(rounds: int = 5) -> None:
-    """Measures, and prints the table."""
+def main(rounds: str = "5") -> None:
+    """Measures in so many rounds, and prints the table."""
+    times = int(rounds)
     for away, what in ((ServerProcess.kill, "unreachable"), (ServerProcess.pause, "hung")):
-        print(f"server {what}: seconds to stop, median of {rounds}; flush_timeout {_FLUSH_TIMEOUT:g} s")
+        print(f"server {what}: seconds to stop, median of {times}; flush_timeout {_FLUSH_TIMEOUT:g} s")
         print(f"{'':22}{'without':>10}{'flush off':>11}{'more':>8}{'flush on':>11}{'more':>8}")
         for name, make in _HOSTS.items():
             seconds: dict[str, list[float]] = {way: [] for way in _WAYS}
-            for _ in range(rounds):
+            for _ in range(times):
                 for way, env in _WAYS.items():
                     with running(make, env, away) as site:
                         seconds[way].append(site.stop())

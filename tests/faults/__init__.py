@@ -1,0 +1,1 @@
+"""Faults: kills, full disks, damaged files, interrupts, a server that misbehaves, hostile neighbours."""

@@ -1,0 +1,28 @@
+"""The list of defences is about this source and these tests."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.faults.defences import Fault, faults
+from tests.server_process import ROOT
+
+ALL = [fault for area in faults().values() for fault in area]
+
+
+@pytest.mark.parametrize("fault", ALL, ids=lambda fault: fault.fault)
+def test_what_is_taken_away_stands_in_the_source_once(fault: Fault) -> None:
+    assert fault.removals
+    for removal in fault.removals:
+        assert (ROOT / removal.file).read_text().count(removal.old) == 1, removal
+        assert removal.new != removal.old
+
+
+@pytest.mark.parametrize("fault", ALL, ids=lambda fault: fault.fault)
+def test_its_test_exists(fault: Fault) -> None:
+    file, _, name = fault.test.partition("::")
+    source = ast.parse((ROOT / file).read_text())
+    defined = {node.name for node in ast.walk(source) if isinstance(node, ast.FunctionDef)}
+    assert name.partition("[")[0] in defined
