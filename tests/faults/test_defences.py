@@ -6,6 +6,7 @@ import ast
 
 import pytest
 
+from tests.faults import table
 from tests.faults.defences import Fault, faults
 from tests.server_process import ROOT
 
@@ -26,3 +27,7 @@ def test_its_test_exists(fault: Fault) -> None:
     source = ast.parse((ROOT / file).read_text())
     defined = {node.name for node in ast.walk(source) if isinstance(node, ast.FunctionDef)}
     assert name.partition("[")[0] in defined
+
+
+def test_the_document_has_them_all() -> None:
+    assert table.written() == table.table(), "run `python -m tests.faults.table`"

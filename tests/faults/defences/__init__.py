@@ -40,6 +40,11 @@ class Fault:
     removals: tuple[Removal, ...]
 
 
+def title(area: str) -> str:
+    """What an area is about."""
+    return (import_module(f"{__name__}.{area}").__doc__ or area).rstrip(".")
+
+
 def faults() -> dict[str, list[Fault]]:
     """All rows, by area."""
     return {area: import_module(f"{__name__}.{area}").FAULTS for area in AREAS}
