@@ -24,6 +24,8 @@ from tests.server_process import ServerProcess, wait_for
 
 INTERVAL = 0.5
 """Seconds between two polls of the settings."""
+_SETTLED = 1.0
+"""Seconds without a change: celery looks for what it has to replace each 0.8 s."""
 
 
 class Host:
@@ -39,6 +41,7 @@ class Host:
         env: further variables. trials: what happens to it, in order, each with the proof as its argument.
         stop_signal, statuses: how an orderly stop is asked for, and what the main process may return then.
         stop_group: whether each process is told, for hosts whose processes do not tell one another.
+        stops_at_rest: whether the load ends before the stop, for hosts that hang if a process is being replaced then.
         grace: seconds that an orderly stop may take by the host's own settings.
         usual: a regular expression of what the host itself prints at an orderly stop and sounds like a complaint.
     """
@@ -49,6 +52,7 @@ class Host:
     stop_signal = signal.SIGTERM
     stop_group = False
     statuses: tuple[int, ...] = (0,)
+    stops_at_rest = False
     mortal = False
     orphans = False
     grace = 10.0
@@ -203,6 +207,19 @@ class Site:
         assert status in self.host.statuses, f"ended with status {status}"
         wait_for(lambda: not self.processes(), "no process outlives the host", self.host.grace)
         return time.monotonic() - began
+
+    def settle(self) -> None:
+        """Waits until no process begins or ends any more, nobody being asked."""
+        seen, since = set(self.processes()), time.monotonic()
+
+        def settled() -> bool:
+            nonlocal seen, since
+            now = set(self.processes())
+            if now != seen:
+                seen, since = now, time.monotonic()
+            return time.monotonic() - since > _SETTLED
+
+        wait_for(settled, "processes neither begin nor end")
 
     def end_what_is_left(self) -> None:
         """Stops a host of which a process was killed, as systemd does: each other one is told, and ends in order."""

@@ -77,6 +77,9 @@ class Proof:
         for trial in self.host.trials:
             trial(self)
         self.change()
+        if self.host.stops_at_rest:
+            self.load.stop()
+            self.site.settle()
         since = self.site.log_size()
         self.row["stop"] = self.site.stop()
         complaints = self.site.complaints(since)

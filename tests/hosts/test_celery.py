@@ -111,6 +111,9 @@ ONE: dict[str, Any] = {"workers": 1, "lone": True}
 BY_FOLDERS = {"broker": FOLDERS}
 HANG = hang("hang", "Hard time limit")
 STUCK = hang("stuck", "Hard time limit")
+# billiard takes a child that it is just making for a dead one at the stop ("pid:None exited with 'exitcode None'"), and
+# waits for it for ever.
+AT_REST: dict[str, Any] = {"stops_at_rest": True}
 RECYCLE = ("--max-tasks-per-child", "30", "--concurrency", "3")  # three: while none of two is there, nobody polls
 CONNECT = {"HOSTS_CONNECT": "1"}
 COLD: dict[str, Any] = {"stop_signal": signal.SIGQUIT, "statuses": (0, 1)}
@@ -118,8 +121,8 @@ COLD: dict[str, Any] = {"stop_signal": signal.SIGQUIT, "statuses": (0, 1)}
 MODES = [
     Celery("prefork", trials=KILL),
     Celery("prefork, SDK used in the main process", early=True, trials=KILL),
-    Celery("prefork, max_tasks_per_child", *RECYCLE, trials=(recycle, kill_the_leader)),
-    Celery("prefork, broker of files, max_tasks_per_child", *RECYCLE, trials=(recycle,), **BY_FOLDERS),
+    Celery("prefork, max_tasks_per_child", *RECYCLE, trials=(recycle, kill_the_leader), **AT_REST),
+    Celery("prefork, broker of files, max_tasks_per_child", *RECYCLE, trials=(recycle,), **BY_FOLDERS, **AT_REST),
     Celery("prefork, soft time limit while it waits", trials=(soft_limits("soft", 5), kill_the_leader)),
     Celery("prefork, soft time limit in our calls", trials=(soft_limits("loop", 10), kill_the_leader)),
     Celery("prefork, hard time limit by SIGTERM", trials=(HANG, kill_the_leader)),
@@ -138,6 +141,7 @@ MODES = [
         *RECYCLE,
         env=CONNECT,
         trials=(recycle, kill_the_leader),
+        **AT_REST,
     ),
     Celery("prefork, hypotest.integrations.celery, SDK used in the main process", env=CONNECT, early=True, trials=KILL),
     Celery("prefork, hypotest.integrations.celery, broker of files", env=CONNECT, trials=MAIN, **BY_FOLDERS),
