@@ -20,6 +20,7 @@ class Gunicorn(Host):
     """gunicorn with two workers."""
 
     name = "gunicorn"
+    usual = "MonkeyPatchWarning"  # gunicorn's own, of a preloaded gevent worker that took the place of a killed one
 
     def command(self, site: Site) -> Sequence[str]:
         common = ("--bind", f"unix:{site.socket}", "--workers", str(self.workers), "--graceful-timeout", "5")
