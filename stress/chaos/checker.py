@@ -27,7 +27,7 @@ class Findings:
         kept: events whose call returned and that were not refused.
         interrupted: calls that never returned.
         refused: by reason.
-        unwritten: refusals that a process had in no file when it ended.
+        unwritten: of each process, by pid, the refusals that it had in no file when it ended, at most.
         by_timer: processes that a timer of their own killed, in the middle of calls.
         leaders: who said that it led, by epoch.
         versions: that answers showed.
@@ -38,7 +38,7 @@ class Findings:
     kept: int = 0
     interrupted: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    unwritten: int = 0
+    unwritten: Counter[str] = field(default_factory=Counter)
     by_timer: int = 0
     leaders: dict[int, set[str]] = field(default_factory=dict)
     versions: int = 0
@@ -78,6 +78,7 @@ def examine(histories: Path) -> Findings:
 def _examine_one(path: Path, found: Findings, first_seen: dict[int, int]) -> None:
     fates = found.fates[path.name] = bytearray()
     unreported = timer = 0
+    pid = path.name.partition("-")[0]
     for record in history.read(path):
         if record.what == history.BEGAN:
             fates.append(_BEGUN)
@@ -90,12 +91,12 @@ def _examine_one(path: Path, found: Findings, first_seen: dict[int, int]) -> Non
             if record.version:
                 first_seen[record.version] = min(record.time, first_seen.get(record.version, record.time))
         elif record.what == history.STATUS:
-            found.leaders.setdefault(record.number, set()).add(path.name.partition("-")[0])
+            found.leaders.setdefault(record.number, set()).add(pid)
         elif record.what == history.UNREPORTED:
             unreported = record.number
         elif record.what == history.TIMER:
             timer = record.number
-    found.unwritten += unreported
+    found.unwritten[pid] = max(found.unwritten[pid], unreported)  # its threads share them
     found.by_timer += timer
     found.kept += fates.count(_KEPT)
     found.interrupted += fates.count(_BEGUN)
@@ -167,15 +168,16 @@ def _balance(found: Findings, rows: int, status: Mapping[str, Any], verdict: Ver
         found.kept <= accepted <= found.kept + found.interrupted,
         f"{accepted} events accepted by the accounts, {found.kept} by the histories, {found.interrupted} interrupted",
     )
+    unwritten = sum(found.unwritten.values())
     offered = sum(map(len, found.fates.values()))
     verdict.expect(
-        offered - found.interrupted - found.unwritten <= accepted + refused <= offered,
+        offered - found.interrupted - unwritten <= accepted + refused <= offered,
         f"{offered} events offered, {accepted} accepted and {refused} refused by the accounts; {found.interrupted}"
-        f" calls were interrupted, {found.unwritten} refusals died with their processes",
+        f" calls were interrupted, {unwritten} refusals died with their processes",
     )
     for reason in accounts.REFUSALS:
         said, seen = status["refused"].get(reason, 0), found.refused[reason]
         verdict.expect(
-            seen - found.unwritten <= said <= seen + found.interrupted,
+            seen - unwritten <= said <= seen + found.interrupted,
             f"{said} events refused for {reason} by the accounts, {seen} by the histories",
         )

@@ -21,7 +21,7 @@ from stress.chaos.history import EXPERIMENTS
 from tests.processes import sdk_env
 from tests.server_process import ServerProcess
 
-_WRITERS = ("prefork", "prefork", "hookless", "plain", "plain", "short", "threads", "middle")
+_WRITERS = ("prefork", "prefork", "uwsgi", "plain", "plain", "short", "threads", "middle")
 _PAUSE = 0.5
 _LOOPS = 14  # that write, on the average
 DISK = 64 << 20

@@ -67,10 +67,10 @@ class History:
             reason: why the event was refused; None if it was kept.
             unreported: how many refusals stand in no file yet.
         """
-        self.write(ENDED, number, version, KEPT if reason is None else accounts.REFUSALS.index(reason))
-        if unreported != self._unreported:
+        if unreported != self._unreported:  # first: a kill in between must not leave a refusal that nothing explains
             self._unreported = unreported
             self.write(UNREPORTED, unreported)
+        self.write(ENDED, number, version, KEPT if reason is None else accounts.REFUSALS.index(reason))
 
 
 def read(path: Path) -> Iterator[Record]:

@@ -158,7 +158,7 @@ def _print_table(
         ("events accepted", f"{found.kept:,}"),
         ("events refused", f"{sum(found.refused.values()):,}  {_shown(found.refused)}"),
         ("calls interrupted", f"{found.interrupted:,}"),
-        ("refusals that died with their process", f"{found.unwritten:,}"),
+        ("refusals that died with their process", f"{sum(found.unwritten.values()):,}"),
         ("events delivered", f"{status['delivered']:,}"),
         ("events lost", verdict.lost),
         ("events counted twice", verdict.twice),

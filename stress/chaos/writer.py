@@ -6,17 +6,16 @@ stepped here: a namespace of the kernel has no wall clock of its own.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
-
-if sys.argv[1:2] == ["hookless"]:  # as uWSGI forks: none of the hooks of ours that follow a fork runs
-    os.register_at_fork = lambda **_: None  # type: ignore[assignment]
 
 import hypotest
 from hypotest import runtime
@@ -142,6 +141,7 @@ class Process:
         self._seed = seed
         self._rate = rate
         self._forks = 0
+        self._fork = os.fork
         self.rng = random.Random(seed)
 
     def writer(self, *, mortal: bool = False) -> Writer:
@@ -152,7 +152,7 @@ class Process:
         """Runs `body` in a child, which ends with exit handlers or without."""
         self._forks += 1
         seed = f"{self._seed}.{self._forks}"
-        pid = os.fork()
+        pid = self._fork()
         if pid:
             return pid
         self._seed, self._forks, self.rng = seed, 0, random.Random(seed)
@@ -204,8 +204,12 @@ class Process:
             hypotest.experiment(EXPERIMENTS[0], visitor_id="nobody", report_event=False)
         self._serve(self.writer() if self.rng.random() < 0.5 else None)
 
-    def hookless(self) -> None:
-        """The same where no hook tells the SDK of a fork."""
+    def uwsgi(self) -> None:
+        """The same in a master that forks as uWSGI does, behind the interpreter's back: no hook of a fork runs."""
+        master = os.getpid()
+        told = types.SimpleNamespace(worker_id=lambda: int(os.getpid() != master))
+        sys.modules["uwsgi"] = told  # type: ignore[assignment]
+        self._fork = ctypes.PyDLL(None).fork  # which keeps the GIL, held in the child as well
         self.prefork()
 
     def _serve(self, mine: Writer | None) -> None:
