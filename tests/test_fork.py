@@ -173,10 +173,14 @@ join(pid)
     expect_each_once(server, "before", "parent", "child")
 
 
-@pytest.mark.parametrize("first", ["", NO_HOOKS], ids=["hooks", "no hooks"])
-def test_a_fork_while_the_leader_logs(server: ServerProcess, tmp_path: Path, first: str) -> None:
+@pytest.mark.parametrize(
+    ("first", "fork"),
+    [("", "os.fork"), (NO_HOOKS, "os.fork"), ("", "raw_fork")],
+    ids=["hooks", "no hooks", "no hooks of logging either"],
+)
+def test_a_fork_while_the_leader_logs(server: ServerProcess, tmp_path: Path, first: str, fork: str) -> None:
     """A child can log although a thread of its parent held the locks of `logging` at the fork."""
-    source = """
+    source = f"""
 import logging
 class Slow(logging.Handler):
     inside = threading.Event()
@@ -192,7 +196,7 @@ def body():
     hypotest.experiment("unheard of", user_id="u")  # logs
     hypotest.config(pull_interval=-1)  # logs
     keep("child")
-pid = child(body)
+pid = child(body, {fork})
 keep("parent")
 join(pid)
 """

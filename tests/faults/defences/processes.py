@@ -2,6 +2,300 @@
 
 from __future__ import annotations
 
-from tests.faults.defences import Fault
+from tests.faults.defences import Fault, Removal
 
-FAULTS: list[Fault] = []
+FAULTS = [
+    Fault(
+        fault="Workers are SIGKILLed, by the OOM killer for example",
+        happens="Another process delivers what they had accepted",
+        test="tests/test_kill.py::test_four_killed_workers_lose_nothing",
+        figure="4 workers of 1,000 events each killed at once: 4,000 delivered, each once",
+        removals=(
+            Removal(
+                "hypotest/segment.py",
+                "self.map = mmap.mmap(fd, size)",
+                "self.map = mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE)",
+            ),
+        ),
+    ),
+    Fault(
+        fault="Everything at once: processes and server killed, stopped and forked, the disk full, clocks wrong",
+        happens="Every accepted event is counted once, and the accounts add up",
+        test="tests/faults/test_chaos.py::test_a_short_run",
+        figure="4 minutes: 379 kills, 275,124 events accepted, 0 lost, 0 counted twice, 0 unexplained",
+        removals=(
+            Removal(
+                "hypotest/sender.py",
+                "        try:\n            self._send(batch.events)\n",
+                "        self._backlog.settle(batch, [DELIVERED] * len(batch.events))\n"
+                "        try:\n            self._send(batch.events)\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A worker ends by os._exit, exec or a recycling host, without exit handlers",
+        happens="Nothing: the event was in a file when the call returned",
+        test="tests/test_kill.py::test_an_end_without_exit_handlers_loses_nothing",
+        figure="3 ways to end right after the first call: the event is delivered",
+        removals=(
+            Removal(
+                "hypotest/spool.py",
+                "            words[POSITION] = position + ONE + (length + 15 & -8)  # publish last\n",
+                "            import atexit\n"
+                "            atexit.register(words.__setitem__, POSITION, position + ONE + (length + 15 & -8))\n",
+            ),
+            Removal(
+                "hypotest/backlog.py",
+                "        if source.orphan:\n            return os.fstat(source.segment.fd).st_size\n",
+                "",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The leader is SIGKILLed",
+        happens="Another process polls and sends within a second",
+        test="tests/test_election.py::test_another_process_leads_within_a_second_of_each_kill[told by the kernel]",
+        figure="10 kills among 6 processes: each takeover within 1 s, each event once",
+        removals=(
+            Removal(
+                "hypotest/leader.py",
+                "return beat == 0 or now - self._beat_at >= STALE",
+                "return beat == 0",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The leader is killed where the kernel cannot tell its end: another pid namespace, an old kernel",
+        happens="The others notice that its heart stands still, and one takes over within two seconds",
+        test="tests/test_election.py::test_another_process_leads_within_a_second_of_each_kill[by the heartbeat]",
+        figure="10 kills among 6 processes: each takeover within 2 s",
+        removals=(
+            Removal(
+                "hypotest/leader.py",
+                "return beat == 0 or now - self._beat_at >= STALE",
+                "return beat == 0 or now - self._beat_at >= 60",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The leader is stopped (SIGSTOP, a debugger) and keeps its lock",
+        happens="Events are kept and wait; one line in the log says that the leader does not move",
+        test="tests/test_election.py::test_a_stopped_leader_delays_and_loses_nothing",
+        figure="1 line; all delivered when it moves again",
+        removals=(
+            Removal(
+                "hypotest/leader.py",
+                'self._complain(f"the leader (pid {pid}) holds its lock but does not move: is it stopped?")',
+                "pass",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The leader's lock file is deleted while it leads",
+        happens="It steps down, and one leader is elected on the new file",
+        test="tests/test_election.py::test_an_unlinked_lock_file_does_not_leave_two_leaders",
+        figure="within a second",
+        removals=(
+            Removal(
+                "hypotest/leader.py",
+                "if leadership is not None and not self._lock.held():",
+                "if leadership is not None and False:",
+            ),
+        ),
+    ),
+    Fault(
+        fault="Many workers start on one host",
+        happens="One polls and sends for all",
+        test="tests/test_election.py::test_a_host_polls_once_an_interval",
+        figure="8 processes make the polls of 1",
+        removals=(
+            Removal(
+                "hypotest/lock.py",
+                "fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+                "fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+            ),
+            Removal(
+                "hypotest/leader.py",
+                "return beat == 0 or now - self._beat_at >= STALE",
+                "return True",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A process forks at work, and no fork hook runs",
+        happens="Parent and child each keep their own events, each once",
+        test="tests/test_fork.py::test_a_fork_whose_hooks_do_not_run_loses_and_doubles_nothing",
+        figure="every scenario of children, grandchildren and threads: each event once",
+        removals=(
+            Removal(
+                "hypotest/platform.py",
+                "_wipe_on_fork_page() or PidPage()",
+                "memoryview(bytes((1,)))",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The leader forks and is killed, and its idle child lives on",
+        happens="The child holds no lock: another process takes over",
+        test="tests/test_fork.py::test_a_child_does_not_keep_its_dead_parents_lock",
+        figure="the other child leads within 10 s, each event once",
+        removals=(
+            Removal(
+                "hypotest/runtime.py",
+                "        self.ran = True\n        _abandon(_here)\n",
+                "        self.ran = True\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A process forks while the leader's thread imports a module",
+        happens="The fork waits for the import, and the child can import the same",
+        test="tests/test_fork.py::test_a_fork_waits_for_the_leaders_import",
+        figure="0 hung",
+        removals=(
+            Removal(
+                "hypotest/runtime.py",
+                "    def _before(self) -> None:\n        lazy.importing.acquire(timeout=_FORK_PATIENCE)\n",
+                "    def _before(self) -> None:\n        pass\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A process forks without hooks while a thread logs",
+        happens="The child can log all the same",
+        test="tests/test_fork.py::test_a_fork_while_the_leader_logs[no hooks of logging either]",
+        figure="0 hung",
+        removals=(
+            Removal(
+                "hypotest/log.py",
+                "    if renew is not None:\n        renew()\n",
+                "",
+            ),
+        ),
+    ),
+    Fault(
+        fault="uWSGI's master forks its workers behind the interpreter's back",
+        happens="No thread of ours runs in the master; its events and the workers' arrive",
+        test="tests/test_fork.py::test_a_master_that_forks_like_uwsgi",
+        figure="4 workers and 4 children of theirs: each event once",
+        removals=(
+            Removal(
+                "hypotest/runtime.py",
+                "if _is_master(uwsgi):  # whose fork",
+                "if False:  # whose fork",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A host in which no thread moves (uWSGI before 2.0.27 without enable-threads) would lead",
+        happens="It leaves the lock to others, keeps events, and one line says what to do",
+        test="tests/test_threadless.py::test_a_process_whose_threads_stand_still_never_leads",
+        figure="40 events kept, 0 threads, 0 polls, 1 line",
+        removals=(
+            Removal(
+                "hypotest/runtime.py",
+                'if not getattr(uwsgi, "has_threads", True):',
+                "if False:",
+            ),
+        ),
+    ),
+    Fault(
+        fault="No further thread can be started: a limit, or an interpreter that goes down",
+        happens="The campaign's own thread polls and sends",
+        test="tests/test_election.py::test_a_leader_that_can_start_no_more_threads",
+        figure="settings arrive and 20 events are delivered",
+        removals=(
+            Removal(
+                "hypotest/leadership.py",
+                "        for loop in self._threadless:\n            loop.step()\n",
+                "        return\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The leader is recycled by its host",
+        happens="It signs off, and another process follows at once instead of waiting for silence",
+        test="tests/test_election.py::test_an_orderly_exit_signs_off",
+        figure="nobody signed on after the exit",
+        removals=(
+            Removal(
+                "hypotest/leader.py",
+                "                self._post.page.words[LEADER_PID] = 0\n"
+                "                self._post.page.words[HEARTBEAT] = 0\n",
+                "                pass\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A leader loses its place while it waits for the server's answer",
+        happens="It settles nothing any more; its successor sends the batch again, with the same ids",
+        test="tests/test_backlog_accounts.py::test_a_leader_that_ends_settles_nothing_more",
+        figure="0 events settled by the old leader, all by the new one",
+        removals=(
+            Removal(
+                "hypotest/backlog.py",
+                "in batch.parts if not self._closed else ():",
+                "in batch.parts:",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The leader is killed between the counts of a finished file and its deletion",
+        happens="The next leader knows that these counts are in, and deletes the file",
+        test="tests/test_backlog_accounts.py::test_a_crash_between_fold_and_unlink",
+        figure="counted once",
+        removals=(
+            Removal(
+                "hypotest/backlog.py",
+                "        if folded:\n            with contextlib.suppress(FileNotFoundError):\n",
+                "        if not path:\n            with contextlib.suppress(FileNotFoundError):\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A worker is killed while it makes a file",
+        happens="The draft, which holds no event, is deleted after a minute",
+        test="tests/test_backlog_accounts.py::test_old_drafts_are_swept",
+        figure="the old draft is gone, the fresh one stays",
+        removals=(Removal("hypotest/backlog.py", "self._sweep_draft(entry.path, found)", "pass"),),
+    ),
+    Fault(
+        fault="A worker that refused events is killed",
+        happens="Its refusals stay in the accounts, once it wrote them down",
+        test="tests/test_outage.py::test_refusals_are_seen_by_all_and_survive_the_process",
+        figure="over 1,000 refusals of a killed process seen by the next one",
+        removals=(
+            Removal(
+                "hypotest/spool.py",
+                "                counting.words[COUNTERS + slot] += 1\n            finally:\n",
+                "                self._unreported[slot] += 1\n            finally:\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The pid of a dead leader, or one of another container, is another process's",
+        happens="The kernel is not asked about a process that may be another's: the heartbeat decides",
+        test="tests/test_watch.py::test_a_process_of_another_namespace_is_not_watched",
+        figure="not watched",
+        removals=(
+            Removal(
+                "hypotest/watch.py",
+                "if pid and space and space == self._space and self._pace:",
+                "if pid and self._pace:",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A host that becomes a daemon closes our descriptors, and the numbers become another's",
+        happens="Nothing of the host's is closed",
+        test="tests/test_watch.py::test_a_descriptor_that_the_host_closed_is_not_closed_again",
+        figure="0 descriptors of the host's closed",
+        removals=(
+            Removal(
+                "hypotest/watch.py",
+                "        if self._ours():\n            os.close(self._fd)\n",
+                "        if self._fd >= 0:\n            os.close(self._fd)\n",
+            ),
+        ),
+    ),
+]
