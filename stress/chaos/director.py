@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import heapq
 import itertools
 import json
@@ -23,6 +24,7 @@ from tests.server_process import ServerProcess
 
 _WRITERS = ("prefork", "prefork", "uwsgi", "plain", "plain", "short", "threads", "middle")
 _PAUSE = 0.5
+_PR_SET_CHILD_SUBREAPER = 36
 _LOOPS = 14  # that write, on the average
 DISK = 64 << 20
 _CAPS = (6 << 20, 32 << 20, 512 << 20, 512 << 20)
@@ -45,10 +47,11 @@ class Place:
 
 
 class Director:
-    """One run.
+    """One run. Orphans of what it kills become children of this process, so that none is forgotten.
 
     Attributes:
         kills: by kind. done: what else was done, by kind.
+        trouble: what should not have been, in words.
     """
 
     def __init__(self, place: Place, server: ServerProcess, proxy_port: int, seed: int, rate: float) -> None:
@@ -67,7 +70,8 @@ class Director:
         self._page: control.ControlPage | None = None
         self.kills: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
-        self.hung: list[str] = []
+        self.trouble: list[str] = []
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         weights: dict[Callable[[], None], float] = {
             self._kill_worker: 5,
             self._kill_process: 2,
@@ -111,6 +115,7 @@ class Director:
             for slot, process in self._slots.items():
                 if process.poll() is not None:
                     self._start(slot)
+            self._orphans()
             if now >= next_deed:
                 next_deed = max(now, next_deed + self._rng.expovariate(1 / _PAUSE))
                 self._rng.choices(self._deeds, self._weights)[0]()
@@ -132,11 +137,20 @@ class Director:
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                self.hung.append(f"{process.args!r} does not end")
-                os.killpg(process.pid, signal.SIGABRT)
+                self.trouble.append(f"{process.args!r} does not end")
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGABRT)
+        while orphans := self._orphans():
+            late = time.monotonic() > deadline
+            for pid in orphans:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+            if late:
+                self.trouble.append(f"{len(orphans)} orphans do not end")
+                deadline += 1
+            time.sleep(0.05)
         for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
 
     def drain(self) -> None:
@@ -150,7 +164,7 @@ class Director:
             check=False,
         )
         if done.returncode:
-            self.hung.append(f"hypotest drain: {done.returncode}: {done.stdout}")
+            self.trouble.append(f"hypotest drain: {done.returncode}: {done.stdout}")
 
     def status(self) -> dict[str, object]:
         """As the command line tells it."""
@@ -208,6 +222,15 @@ class Director:
             for pid in (process.pid, *_children(process.pid))
         }
 
+    def _orphans(self) -> list[int]:
+        """The pids of forked processes whose parent was killed; those that have ended are laid to rest."""
+        found = []
+        for pid in _children(os.getpid(), deep=False):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getpgid(pid) not in (pid, os.getpgid(0)) and os.waitpid(pid, os.WNOHANG)[0] == 0:
+                    found.append(pid)
+        return found
+
     def _kill(self, pid: int, kind: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -239,8 +262,12 @@ class Director:
             self._after(self._rng.uniform(0, 2), self._restart_server)
 
     def _restart_server(self) -> None:
-        self._server.restart()
-        self.done["server restarted"] += 1
+        try:
+            self._server.restart()
+            self.done["server restarted"] += 1
+        except AssertionError as error:
+            self.trouble.append(f"the server does not start: {error}")
+            self._after(1, self._restart_server)
 
     def _kill_agent(self) -> None:
         if self._agent is not None and self._agent.poll() is None:
@@ -308,17 +335,19 @@ class Director:
             for file in os.scandir(self._place.histories)
             if _HUNG < now - file.stat().st_mtime < _HUNG * 3
         }
-        for pid in silent & set(self._living()):
+        for pid in silent & {*self._living(), *self._orphans()}:
             if pid not in self._stopped:
-                self.hung.append(f"process {pid} has written nothing down for {_HUNG:g} s")
+                self.trouble.append(f"process {pid} has written nothing down for {_HUNG:g} s")
                 os.kill(pid, signal.SIGABRT)
 
 
-def _children(pid: int) -> list[int]:
+def _children(pid: int, *, deep: bool = True) -> list[int]:
     try:
         found = [int(word) for task in os.listdir(f"/proc/{pid}/task") for word in _words(f"/proc/{pid}/task/{task}")]
     except OSError:
         return []
+    if not deep:
+        return found
     return found + [grandchild for child in found for grandchild in _children(child)]
 
 

@@ -1,6 +1,6 @@
-"""A proxy before the server that misbehaves by a seed: `python -m stress.chaos.proxy SERVER_PORT SEED SHARE`.
+"""A proxy before the server that misbehaves by a seed: `python -m stress.chaos.proxy SERVER_PORT PORT SEED SHARE`.
 
-Prints its own port. A line on its standard input ends the misbehaviour, and it prints how often it did what, as JSON.
+A line on its standard input ends the misbehaviour, and it prints how often it did what, as JSON.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ class Proxy(ThreadingHTTPServer):
     request_queue_size = 64
     timeout = 0.05
 
-    def __init__(self, upstream: int, seed: str, share: float) -> None:
-        super().__init__(("127.0.0.1", 0), _Exchange)
+    def __init__(self, upstream: int, port: int, seed: str, share: float) -> None:
+        super().__init__(("127.0.0.1", port), _Exchange)
         self.upstream = upstream
         self.counts: Counter[str] = Counter()
         self._rng = random.Random(seed)
@@ -200,10 +200,9 @@ class Proxy(ThreadingHTTPServer):
             self._share, self._spell = 0.0, (0.0, "honest", 0)
 
 
-def main(upstream: str, seed: str, share: str) -> None:
-    proxy = Proxy(int(upstream), seed, float(share))
+def main(upstream: str, port: str, seed: str, share: str) -> None:
+    proxy = Proxy(int(upstream), int(port), seed, float(share))
     threading.Thread(target=proxy.serve, daemon=True).start()
-    print(proxy.server_address[1], flush=True)
     sys.stdin.readline()
     proxy.behave()
     print(json.dumps(proxy.counts), flush=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import os
+import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,11 +55,17 @@ def _run(root: Path, seconds: float, seed: int, rate: float) -> int:
 
 def _run_at(place: Place, seconds: float, seed: int, rate: float) -> int:
     began = time.monotonic()
-    with ServerProcess(place.root, tokens=(TOKEN,), experiments={}) as server, _proxy(server.port, seed) as proxy:
+    ports = random.Random(seed)
+    with (
+        ServerProcess(place.root, port=_free_port(ports), tokens=(TOKEN,), experiments={}) as server,
+        _proxy(server.port, _free_port(ports), seed) as proxy,
+    ):
         director = Director(place, server, proxy.port, seed, rate)
         server.set_experiments(director.settings())
-        director.run(seconds, lambda passed: _progress(passed, place, server, director), _EVERY)
-        director.end()
+        try:
+            director.run(seconds, lambda passed: _progress(passed, place, server, director), _EVERY)
+        finally:
+            director.end()
         ran = time.monotonic() - began
         faults = proxy.behave()
         if not server.running:
@@ -65,7 +74,7 @@ def _run_at(place: Place, seconds: float, seed: int, rate: float) -> int:
         status = director.status()
     found = checker.examine(place.histories)
     verdict = checker.judge(found, server.db, status)
-    verdict.unexplained += director.hung
+    verdict.unexplained += director.trouble
     verdict.unexplained += [line for line in place.log.read_text(errors="replace").splitlines() if _is_trouble(line)]
     _print_table(ran, director, faults, found, verdict, status)
     return int(bool(verdict.lost or verdict.twice or verdict.unexplained))
@@ -92,12 +101,21 @@ def _small_disk(directory: Path) -> Iterator[bool]:
             libc.umount2(os.fsencode(directory), _MNT_DETACH)
 
 
+def _free_port(rng: random.Random) -> int:
+    """One that the kernel gives nobody, not even a client that connects to it while it is closed, and so to itself."""
+    while True:
+        port = rng.randrange(10_000, 32_000)
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+
+
 class _Proxy:
     """The proxy's process."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self._process = process
-        self.port = int(self._read())
+        self.port = port
 
     def _read(self) -> str:
         assert self._process.stdout is not None
@@ -112,15 +130,15 @@ class _Proxy:
 
 
 @contextmanager
-def _proxy(upstream: int, seed: int) -> Iterator[_Proxy]:
+def _proxy(upstream: int, port: int, seed: int) -> Iterator[_Proxy]:
     with subprocess.Popen(
-        [sys.executable, "-m", "stress.chaos.proxy", str(upstream), str(seed), str(_FAULTS)],
+        [sys.executable, "-m", "stress.chaos.proxy", str(upstream), str(port), str(seed), str(_FAULTS)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
         try:
-            yield _Proxy(process)
+            yield _Proxy(process, port)
         finally:
             process.kill()
 
@@ -131,7 +149,7 @@ def _progress(passed: float, place: Place, server: ServerProcess, director: Dire
     page = director.page()
     print(
         f"{passed:6.0f} s  {sum(director.kills.values()):6,} kills  {calls:10,} calls  {stored:10,} at the server"
-        f"  leader {page.words[1] if page else 0:5,}  {len(director.hung)} hung",
+        f"  leader {page.words[1] if page else 0:5,}  {len(director.trouble)} in trouble",
         flush=True,
     )
 
@@ -145,6 +163,7 @@ def _print_table(
     status: dict[str, object],
 ) -> None:
     director.kills["timer, in a call"] = found.by_timer
+    two = sum(len(pids) > 1 for pids in found.leaders.values())
     honest = faults.pop("honest", 0)
     rows: list[tuple[str, object]] = [
         ("seconds", f"{ran:.0f}"),
@@ -153,7 +172,7 @@ def _print_table(
         ("requests answered as they should be", f"{honest:,}"),
         ("requests that met a fault", f"{sum(faults.values()):,}  {_shown(faults)}"),
         ("processes and threads that wrote", f"{len(found.fates):,}"),
-        ("leaders", f"{status['leaders']:,}"),
+        ("leaders", f"{status['leaders']:,}, {len(found.leaders):,} of them seen, {two} times two at once"),
         ("versions of the settings seen", f"{found.versions:,}, {len(found.stale)} times one that was older"),
         ("events accepted", f"{found.kept:,}"),
         ("events refused", f"{sum(found.refused.values()):,}  {_shown(found.refused)}"),
