@@ -130,6 +130,7 @@ class Site:
         self.env = sdk_env(server, self.state, pull_interval=INTERVAL) | {
             "HOME": str(self.home),
             "HOSTS_ANSWERS": str(self.answers),
+            "PYTHONFAULTHANDLER": "1",
         }
         if host.early:
             self.env["HOSTS_EARLY"] = "1"
@@ -160,6 +161,7 @@ class Site:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
+            self._have_stacks_printed()
             print(f"--- {self.host} printed:\n{self.log()}")
         for pid in self.processes():
             _kill(pid)
@@ -170,6 +172,14 @@ class Site:
                 if pipe is not None:
                     pipe.close()
         shutil.rmtree(self.home, ignore_errors=True)
+
+    def _have_stacks_printed(self) -> None:
+        """Ends what is left so that faulthandler writes its stacks into the log."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGABRT)
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: not self.processes(), "all of them have ended", 2)
 
     def start(self) -> None:
         """Starts the host, or starts it again."""
