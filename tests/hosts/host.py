@@ -41,7 +41,7 @@ class Host:
         env: further variables. trials: what happens to it, in order, each with the proof as its argument.
         stop_signal, statuses: how an orderly stop is asked for, and what the main process may return then.
         stop_group: whether each process is told, for hosts whose processes do not tell one another.
-        stops_at_rest: whether the load ends before the stop, for hosts that hang if a process is being replaced then.
+        stops_at_rest: whether the load ends before the stop, for hosts that hang if it comes at a bad moment.
         grace: seconds that an orderly stop may take by the host's own settings.
         usual: a regular expression of what the host itself prints at an orderly stop and sounds like a complaint.
     """

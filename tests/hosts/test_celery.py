@@ -111,12 +111,13 @@ ONE: dict[str, Any] = {"workers": 1, "lone": True}
 BY_FOLDERS = {"broker": FOLDERS}
 HANG = hang("hang", "Hard time limit")
 STUCK = hang("stuck", "Hard time limit")
-# billiard takes a child that it is just making for a dead one at the stop ("pid:None exited with 'exitcode None'"), and
-# waits for it for ever.
+# celery hangs for ever, in its own code, if a stop comes while it makes a child, which it then takes for a dead one
+# ("pid:None exited with 'exitcode None'"), and a cold one if it comes in the middle of handing a task to a child, which
+# then waits for the rest (it does all of it in the signal's handler).
 AT_REST: dict[str, Any] = {"stops_at_rest": True}
 RECYCLE = ("--max-tasks-per-child", "30", "--concurrency", "3")  # three: while none of two is there, nobody polls
 CONNECT = {"HOSTS_CONNECT": "1"}
-COLD: dict[str, Any] = {"stop_signal": signal.SIGQUIT, "statuses": (0, 1)}
+COLD: dict[str, Any] = {"stop_signal": signal.SIGQUIT, "statuses": (0, 1), **AT_REST}
 
 MODES = [
     Celery("prefork", trials=KILL),
