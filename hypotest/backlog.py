@@ -281,8 +281,10 @@ class Backlog:
             if not self._quarantine_has_room():
                 return
             path = f"{self._state.quarantine}/{reason}.jsonl"
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | platform.O_SAFE, 0o600)
+            fd = platform.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             try:
+                if os.fstat(fd).st_nlink > 1:  # another file of ours, linked here by somebody else
+                    return
                 os.write(fd, b'{"event_id":"%b","event":%b}\n' % (event_id.encode(), payload))
             finally:
                 os.close(fd)
@@ -295,8 +297,7 @@ class Backlog:
             os.unlink(path)
 
     def _quarantine_has_room(self) -> bool:
-        with os.scandir(self._state.quarantine) as entries:
-            return sum(entry.stat().st_size for entry in entries) < _MAX_QUARANTINE
+        return platform.directory_size(self._state.quarantine) < _MAX_QUARANTINE
 
 
 class Survey(NamedTuple):

@@ -160,7 +160,7 @@ def open_control(directory: str, generation: int = 0) -> ControlPage:
     try:
         for _ in range(3):
             try:
-                return ControlPage(directory, os.open(path, os.O_RDWR | platform.O_SAFE))
+                return ControlPage(directory, platform.open_own(path, os.O_RDWR))
             except FileNotFoundError:
                 _create(directory, generation, os.link)
             except CorruptFile:
@@ -173,7 +173,7 @@ def open_control(directory: str, generation: int = 0) -> ControlPage:
 def open_existing(directory: str) -> ControlPage | None:
     """The control page of a namespace if it has a sound one; makes nothing."""
     try:
-        return ControlPage(directory, os.open(f"{directory}/{NAME}", os.O_RDWR | platform.O_SAFE))
+        return ControlPage(directory, platform.open_own(f"{directory}/{NAME}", os.O_RDWR))
     except OSError:
         return None
 

@@ -46,7 +46,7 @@ class LeaderLock:
         Raises:
             OSError: the file cannot be opened or locked.
         """
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | platform.O_SAFE, 0o600)
+        fd = platform.open_own(self.path, os.O_RDWR | os.O_CREAT)
         self._identity = _open[fd] = _identity(os.fstat(fd))
         self._fd = fd
         try:

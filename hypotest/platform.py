@@ -6,7 +6,10 @@ import contextlib
 import errno
 import mmap
 import os
+import stat
 import sys
+
+from hypotest.errors import CorruptFile
 
 _MADV_WIPEONFORK = 18  # not named in the mmap module
 _MADV_POPULATE_WRITE = 23
@@ -16,6 +19,35 @@ _MAX_MOUNTINFO = 4 << 20
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV})
 
 O_SAFE = os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def open_own(path: str, flags: int) -> int:
+    """Opens a file that only we may have made: a regular one of this user, under no symlink. Never waits.
+
+    The directory is ours, but others may have planted something while its mode was loose: a FIFO would hold the host's
+    call for ever, a file of another user be cut under a mapping, or be somebody else's events.
+
+    Raises:
+        CorruptFile: it is something else.
+        OSError: it cannot be opened.
+    """
+    try:
+        fd = os.open(path, flags | O_SAFE | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        foreign = False
+        with contextlib.suppress(OSError):
+            foreign = not _is_own_file(os.lstat(path))
+        if foreign:
+            raise CorruptFile(f"{path} is no file of ours") from error
+        raise
+    if not _is_own_file(os.fstat(fd)):
+        os.close(fd)
+        raise CorruptFile(f"{path} is no file of ours")
+    return fd
+
+
+def _is_own_file(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
 
 
 class ProcessGuard:

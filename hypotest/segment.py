@@ -217,9 +217,9 @@ def peek(path: str) -> tuple[int, int, list[int]]:
     Hazard: never for a segment that this process writes; closing the descriptor would drop the writer's lock.
 
     Raises:
-        OSError: it is gone, or no segment.
+        OSError: it is gone, or no segment of ours.
     """
-    fd = os.open(path, os.O_RDONLY | platform.O_SAFE)
+    fd = platform.open_own(path, os.O_RDONLY)
     try:
         header = os.pread(fd, HEADER, 0)
     finally:
@@ -292,4 +292,4 @@ def open_segment(path: str) -> Segment:
         CorruptFile: its header is damaged.
         OSError: it is gone, or cannot be opened.
     """
-    return Segment(path, os.open(path, os.O_RDWR | platform.O_SAFE))
+    return Segment(path, platform.open_own(path, os.O_RDWR))

@@ -44,6 +44,7 @@ RECORD = struct.Struct("=III")
 INDEX = 64
 _PREFIX, _SUFFIX = "settings-", ".snap"
 _ATTEMPTS = 3
+_MOST_DIGITS = 18  # of a generation: it has to fit its word in the control page
 
 
 class Snapshot:
@@ -62,7 +63,7 @@ class Snapshot:
             OSError: it is gone.
             CorruptFile: it is damaged.
         """
-        fd = os.open(path, os.O_RDONLY | platform.O_SAFE)
+        fd = platform.open_own(path, os.O_RDONLY)
         try:
             size = os.fstat(fd).st_size
             if size < INDEX:
@@ -127,7 +128,8 @@ def generations(directory: str) -> list[int]:
     found = []
     for name in os.listdir(directory):
         number = name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
-        if name == f"{_PREFIX}{number}{_SUFFIX}" and number.isdecimal():
+        sound = number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS
+        if name == f"{_PREFIX}{number}{_SUFFIX}" and sound:
             found.append(int(number))
     return sorted(found, reverse=True)
 

@@ -76,18 +76,22 @@ def test_a_damaged_page_is_replaced(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_a_page_that_cannot_be(tmp_path: Path) -> None:
-    """A directory that is gone, and a directory or symlink in the page's place, are StorageErrors."""
+    """A directory that is gone, and a directory in the page's place, are StorageErrors."""
     with pytest.raises(StorageError):
         open_control(str(tmp_path / "gone"))
     (tmp_path / "control").mkdir()
     with pytest.raises(StorageError):
         open_control(str(tmp_path))
-    (tmp_path / "control").rmdir()
-    (tmp_path / "elsewhere").write_bytes(b"")
+
+
+def test_a_symlink_in_its_place(tmp_path: Path) -> None:
+    """A symlink gives way to a page of our own, and what it leads to stays as it is."""
+    open_control(str(tmp_path))
+    (tmp_path / "control").rename(tmp_path / "elsewhere")
     (tmp_path / "control").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StorageError):
-        open_control(str(tmp_path))
-    assert (tmp_path / "elsewhere").read_bytes() == b""
+    open_control(str(tmp_path)).words[control.EPOCH] = 7
+    assert not (tmp_path / "control").is_symlink()
+    assert ControlPage(str(tmp_path), os.open(tmp_path / "elsewhere", os.O_RDWR)).words[control.EPOCH] == 0
 
 
 def test_open_existing_makes_nothing(tmp_path: Path) -> None:

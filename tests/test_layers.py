@@ -34,8 +34,8 @@ LAYERS = [
     ["assignment", "conditions", "config"],
     ["condition_nodes", "variant"],
     ["condition_tokens"],
-    ["accounts", "errors", "log", "platform"],
-    ["handler"],
+    ["accounts", "log", "platform"],
+    ["errors", "handler"],
     ["interrupts", "lazy"],
 ]
 RANK = {module: -rank for rank, layer in enumerate(LAYERS) for module in layer}
