@@ -6,10 +6,14 @@ followed, since the token would go with it. Foreign errors become `TransportErro
 
 from __future__ import annotations
 
+import html
+import json
 import time
 import zlib
 from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
 from typing import Protocol
+from urllib.parse import quote
 
 import orjson
 import requests
@@ -77,6 +81,7 @@ class HttpTransport:
         self._timeout = (config.connection_timeout, config.connection_timeout * _READ_TIMEOUT_FACTOR)
         self._session = _Session()
         self._session.auth = _BearerToken(config.token or "")
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))  # none is kept or sent
         self._session.trust_env = config.server_url.startswith("https:") or not _is_loopback(config.server_url)
         self._session.headers.update(
             {
@@ -137,8 +142,9 @@ class HttpTransport:
             ) as response:
                 body = self._read(response, cap)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            # The class and the cause only: the whole text of a requests error runs over three lines.
-            raise TransportError(f"no answer: {self._shown(_cause(error))}") from error
+            # The class and the cause only: the whole text of a requests error runs over three lines. From None: a
+            # reporter that shows locals would find the token in the frames of requests.
+            raise TransportError(f"no answer: {self._shown(_cause(error))}") from None
         self._gzip = _accepts_gzip(response.headers.get("Accept-Encoding", ""))
         said = f"{response.reason}: {body[:_MAX_BODY_SEARCHED].decode('utf-8', 'replace')}"
         _raise_for_status(response, f"HTTP {response.status_code} {self._shown(said)}")
@@ -171,7 +177,9 @@ class HttpTransport:
 
     def _shown(self, text: str) -> str:
         """`text` for a log line: one short line without the token, which a server may well quote."""
-        text = text.replace(self._config.token or "\0", "***")
+        token = self._config.token or "\0"
+        for form in (token, json.dumps(token)[1:-1], html.escape(token), quote(token), quote(token, safe="")):
+            text = text.replace(form, "***")
         return "".join(mark if mark.isprintable() else " " for mark in text[:_MAX_SHOWN])
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import email.utils
+import html
+import json
 import socket
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -171,6 +176,52 @@ def test_a_server_that_quotes_the_token(host: HttpHost, client: HttpTransport) -
         with pytest.raises(TransportError) as caught:
             client.send_events(b"{}", "k")
         assert "top-" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "encode", [str, html.escape, quote, partial(quote, safe=""), lambda text: json.dumps(text)[1:-1]]
+)
+def test_a_server_that_quotes_the_token_encoded(host: HttpHost, encode: Callable[[str], str]) -> None:
+    """Nor is it shown as it stands in JSON, HTML or a URL."""
+    token = 'to&p/s%e"cret<'
+    host.answer = lambda exchange: exchange.reply(401, f"who is {encode(token)}?".encode())
+    client = HttpTransport(Config(token=token, server_url=host.url))
+    with pytest.raises(TransportError, match=r"who is \*\*\*\?"):
+        client.send_events(b"{}", "k")
+
+
+def test_a_traceback_with_locals_has_no_token(host: HttpHost) -> None:
+    """A reporter of errors that shows local variables finds no token in those of our errors."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    host.answer = lambda exchange: exchange.reply(500)
+    for url in (nobody, host.url):
+        client = brief(url)
+        for call in (lambda client=client: client.fetch_settings(None), lambda c=client: c.send_events(b"{}", "k")):
+            with pytest.raises(TransportError) as caught:
+                call()
+            shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+            assert TOKEN not in "".join(shown.format())
+
+
+def test_no_cookie_is_kept(host: HttpHost, client: HttpTransport) -> None:
+    """A server cannot make us remember or send anything by cookies."""
+    for number in range(3):
+        host.answer = lambda exchange, n=number: exchange.reply(Set_Cookie=f"c{n}={'x' * 3000}; Max-Age=9999")
+        client.send_events(b"{}", "k")
+    assert not any("Cookie" in asked.headers for asked in host.asked)
+    assert not client._session.cookies
+
+
+@pytest.mark.parametrize("etag", ['"a\r\n b"', '"\xff"', "x" * 60_000, '"\x1b[31m"', ""])
+def test_an_odd_etag(host: HttpHost, client: HttpTransport, etag: str) -> None:
+    """No ETag that a server gives keeps the next poll from being made."""
+    host.answer = lambda exchange: exchange.reply(body=b'{"tests":{}}', ETag=etag)
+    for _ in range(2):
+        fetched = client.fetch_settings(client.fetch_settings(None)[1])  # type: ignore[index]
+        assert fetched is not None
+    assert len(host.asked) == 4
 
 
 def test_a_status_line_of_any_kind(host: HttpHost, client: HttpTransport) -> None:
