@@ -137,8 +137,12 @@ def parse(name: str, value: object) -> Any:
     try:
         return metadata["parse"](value)
     except ConfigError as error:
-        got = "" if metadata["secret"] else f", got {value!r:.60}"
+        got = "" if metadata["secret"] or _holds_password(value) else f", got {value!r:.60}"
         raise ConfigError(f"{name}: {error}{got}") from None
+
+
+def _holds_password(value: object) -> bool:
+    return isinstance(value, str) and "@" in value  # https://user:password@host
 
 
 def resolve(overrides: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Config, list[str]]:
