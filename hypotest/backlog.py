@@ -261,6 +261,15 @@ class Backlog:
         for source in list(self._sources.values()):
             self._take(source, Batch(), 1, 1)
 
+    def sweep_quarantine(self) -> None:
+        """Deletes what has been in quarantine for longer than events are kept: it may be about people."""
+        now = time.time()
+        with contextlib.suppress(OSError), os.scandir(self._state.quarantine) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if now - entry.stat(follow_symlinks=False).st_mtime > self._max_age:
+                        os.unlink(entry.path)
+
     def publish_size(self) -> None:
         """Tells all writers what the spool holds."""
         self._control.words[SPOOL_BYTES_WORD] = self._state.spool_bytes()
@@ -280,7 +289,7 @@ class Backlog:
         with contextlib.suppress(OSError):
             if not self._quarantine_has_room():
                 return
-            path = f"{self._state.quarantine}/{reason}.jsonl"
+            path = f"{self._state.quarantine}/{reason}-{time.strftime('%Y-%m-%d', time.gmtime())}.jsonl"
             fd = platform.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             try:
                 if os.fstat(fd).st_nlink > 1:  # another file of ours, linked here by somebody else

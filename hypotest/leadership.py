@@ -65,7 +65,7 @@ class Loop:
         try:
             return self._work()
         except Exception as error:  # noqa: BLE001 - a loop that dies would freeze settings or delivery silently
-            log.limited(log.ERROR, f"loop:{type(error).__name__}", "unexpected, trying again: %r", error)
+            log.limited(log.ERROR, f"loop:{type(error).__name__}", "unexpected, trying again: %s", log.shown(error))
             return backoff(4)
 
     def wake(self) -> None:
@@ -141,6 +141,7 @@ class Leadership:
         if now >= self._neighbours_due:
             lived, self._neighbours_from = int(now - self._neighbours_from), now
             self._neighbours_due = now + _NEIGHBOURS_EVERY
+            self._backlog.sweep_quarantine()
             neighbours.visit(self._post.state, self._post.config.max_event_age, lived)
 
     def wake_sender(self) -> None:

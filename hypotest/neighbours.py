@@ -54,6 +54,7 @@ def _look_after(other: StateDir, max_age: float, passed: int) -> int:
     cutoff = time.time() - max_age
     backlog = Backlog(other, page, dict, expired=lambda payload: is_older(payload, cutoff), max_age=max_age)
     backlog.expire()
+    backlog.sweep_quarantine()
     pending = accounts.pending(survey(other, {}).counters)
     if pending:
         log.limited(

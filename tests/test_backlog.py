@@ -92,8 +92,8 @@ def test_partial_settle(home: Namespace) -> None:
     assert leader.settle(batch, [DELIVERED, "rejected", DELIVERED, None, DELIVERED, DELIVERED]) == 3
     assert payloads(leader.claim(1000, 1 << 20).events) == [event(n) for n in range(3, 6)]
     assert accounts.dropped(own_segment(home).counters()) == {"rejected": 1}
-    lines = Path(home.state.quarantine, "rejected.jsonl").read_bytes().splitlines()
-    assert lines == [b'{"event_id":"%b","event":%b}' % (batch.events[1][0].encode(), event(1))]
+    (kept,) = Path(home.state.quarantine).glob("rejected-20??-??-??.jsonl")
+    assert kept.read_bytes() == b'{"event_id":"%b","event":%b}\n' % (batch.events[1][0].encode(), event(1))
 
 
 def test_fates_go_to_the_right_segments(home: Namespace) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
 import stat
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -113,7 +115,9 @@ say("state", status.state_dir)
 def test_planted_files(host: HttpHost, tmp_path: Path, kind: str) -> None:
     """Whatever stands where a file of ours should be: nothing waits for it or writes to it, and all works on."""
     state, place = prepared(host, tmp_path / "state"), Place(tmp_path)
-    planted = [f"{state.path}/settings-7.snap", f"{state.spool}/{'0' * 32}-0.seg", f"{state.quarantine}/rejected.jsonl"]
+    days = [datetime.now(timezone.utc) + timedelta(days=n) for n in range(2)]  # it may be midnight
+    planted = [f"{state.path}/settings-7.snap", f"{state.spool}/{'0' * 32}-0.seg"]
+    planted += [f"{state.quarantine}/rejected-{day:%Y-%m-%d}.jsonl" for day in days]
     if kind != "directory":  # which cannot be replaced: the next state directory is used
         planted.append(f"{state.path}/control")
     for path in planted:
@@ -129,7 +133,7 @@ def test_planted_files(host: HttpHost, tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [param for param in KINDS if param.values[0] != "hard_link"])
 def test_a_planted_lock(host: HttpHost, tmp_path: Path, kind: str) -> None:
-    """What stands for the lock file is not locked, where its owner could hold it for ever: events wait, and a line says why."""
+    """What stands for the lock is not locked, where its owner could hold it: events wait, and a line says why."""
     state, place = prepared(host, tmp_path / "state"), Place(tmp_path)
     getattr(place, kind)(Path(state.lock))
     source = """
@@ -266,16 +270,17 @@ def test_another_user(host: HttpHost, shared: Path, mode: int) -> None:
 
 
 @as_root
-@pytest.mark.parametrize("kind", ["symlink", "directory"])
-def test_the_fallback_is_taken(host: HttpHost, shared: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "victim"), [("symlink", VICTIM + 10), ("directory", VICTIM + 11)])
+def test_the_fallback_is_taken(host: HttpHost, shared: Path, kind: str, victim: int) -> None:
     """Whoever makes our directory in /var/tmp before us gets no event, no token and nothing written through a link."""
-    fallback = Path(f"/var/tmp/hypotest-{VICTIM}")
-    assert not fallback.is_symlink() and not fallback.exists(), "left by an earlier run"
+    fallback = Path(f"/var/tmp/hypotest-{victim}")
+    with contextlib.suppress(OSError):  # of an earlier run that was killed
+        fallback.unlink() if fallback.is_symlink() else shutil.rmtree(fallback)
     theirs = shared / "theirs"
     theirs.mkdir()
-    os.chown(theirs, VICTIM, VICTIM)  # all it would take is to follow the link
+    os.chown(theirs, victim, victim)  # all it would take is to follow the link
     source = (
-        BECOME.format(VICTIM)
+        BECOME.format(victim)
         + """
 keep("kept")
 status = hypotest.status()
