@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, NoReturn
 
+from hypotest import log
 from hypotest.config import VERSION, Config, parse, resolve
 from hypotest.errors import ConfigError, HypotestError
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except HypotestError as error:
-        print(f"hypotest{command}: {error}", file=sys.stderr)
+        print(f"hypotest{command}: {log.escaped(str(error))}", file=sys.stderr)
         return getattr(error, "status", 2)
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from hypotest import statedir  # noqa: PLC0415 - for this only
 
         _drop_output()
-        print(f"hypotest{command}: {statedir.describe(error)}", file=sys.stderr)
+        print(f"hypotest{command}: {log.escaped(statedir.describe(error))}", file=sys.stderr)
         return 2
 
 

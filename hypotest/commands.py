@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import logging
 import os
 import select
@@ -12,8 +13,6 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-
-import orjson
 
 from hypotest import backlog, control, explanation, log, report, runtime, segment, settings, statedir, validation
 from hypotest.client import Client
@@ -83,13 +82,12 @@ def status(config: Config, *, as_json: bool, ready: bool) -> int:
     if as_json:
         others = [other._asdict() for other in neighbours]
         more = {"leader_alive": alive, "neighbours": others, "passed_over": looker.passed}
-        print(orjson.dumps(found.to_dict() | more, option=orjson.OPT_INDENT_2).decode())
+        print(json.dumps(found.to_dict() | more, indent=2))  # ASCII: a terminal takes no command from it
     elif looker.state is None:
         if ready:
             raise CommandFailed(1, _nothing_here(looker))
-        print(_nothing_here(looker))
-        for other in neighbours:
-            print(report.neighbour_text(other))
+        for line in (_nothing_here(looker), *map(report.neighbour_text, neighbours)):
+            print(log.escaped(line))
     elif ready:
         print(report.verdict(found, alive=alive))
     else:
@@ -109,10 +107,10 @@ def drain(config: Config, *, timeout: float) -> int:
             f"no state of {config.server_url} and this token in {searched}: is this the application's token, server"
             f" and HT_STATE_DIR?{waiting and f' {waiting}'}",
         )
-    print(_drained(config, looker, looker.state, looker.page, timeout))
+    print(log.escaped(_drained(config, looker, looker.state, looker.page, timeout)))
     for line in (*(f"passed over: {reason}" for reason in looker.passed.values()), _elsewhere(looker)):
         if line:
-            print(line)
+            print(log.escaped(line))
     return 0
 
 
@@ -333,7 +331,7 @@ def check(config: Config) -> int:
     except (TransportError, SettingsError) as error:
         raise CommandFailed(2, f"the settings could not be fetched from {config.server_url}: {error}") from None
     for problem in document.problems:
-        print(problem if problem.unusable else f"note: {problem}")
+        print(log.escaped(str(problem) if problem.unusable else f"note: {problem}"))
     unusable = {problem.experiment for problem in document.problems if problem.unusable}
     notes = sum(not problem.unusable for problem in document.problems)
     print(

@@ -82,7 +82,9 @@ class Campaign:
                 self.tick()
                 self._rest()
             except Exception as error:  # noqa: BLE001 - the campaign must outlive everything
-                log.limited(log.ERROR, f"campaign:{type(error).__name__}", "unexpected, trying again: %r", error)
+                log.limited(
+                    log.ERROR, f"campaign:{type(error).__name__}", "unexpected, trying again: %s", log.shown(error)
+                )
                 self._not_before = time.monotonic() + _LOCK_BACKOFF
                 self._stop.wait(TICK)
         if not self._abandoned:
@@ -160,7 +162,7 @@ class Campaign:
                 )
         except Exception as error:  # noqa: BLE001 - it is on the way to keep an event
             interrupts.let_through(error)
-            log.limited(log.ERROR, f"campaign:{type(error).__name__}", "unexpected, trying again: %r", error)
+            log.limited(log.ERROR, f"campaign:{type(error).__name__}", "unexpected, trying again: %s", log.shown(error))
 
     def _complain(self, what: str) -> None:
         log.limited(log.WARNING, "vacant", "%s", what, every=600.0)

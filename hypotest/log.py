@@ -13,9 +13,14 @@ DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 
 _MAX_KEYS = 256
 _MAX_SHOWN = 120
+_MAX_ARGUMENT = 1000
 _MAX_ABOUTS = 8
+_KEPT = 3600.0
+_LOOK_EVERY = 60.0
+_OTHERS = "others"
 _last: dict[str, tuple[float, int]] = {}
 _abouts: dict[str, set[str]] = {}
+_looked = [0.0]
 
 
 def configure(level: str) -> None:
@@ -31,9 +36,10 @@ def configure(level: str) -> None:
 
 
 def line(level: int, message: str, *args: object) -> None:
-    """Logs `message`; never raises, whatever handlers the application has."""
+    """Logs `message` as one line of bounded length; never raises, whatever handlers the application has."""
     try:
-        lazy.load("logging").getLogger("hypotest").log(level, message, *args)
+        fit = [arg if isinstance(arg, (int, float)) else _fit(str(arg)) for arg in args]
+        lazy.load("logging").getLogger("hypotest").log(level, message, *fit)
     except Exception as error:  # noqa: BLE001 - must not reach the application's callers through us
         let_through(error)
 
@@ -43,7 +49,7 @@ def limited(level: int, key: str, message: str, *args: object, every: float = 60
 
     Args:
         level: DEBUG, INFO, WARNING or ERROR, as `logging` numbers them.
-        key: what the limit is counted by; of a bounded set, never user data.
+        key: what the limit is counted by. Beyond 256 of them, all others share one.
         message: a %-format.
         args: its arguments. Pass user data through `shown`.
         every: seconds between two lines of one key.
@@ -51,21 +57,44 @@ def limited(level: int, key: str, message: str, *args: object, every: float = 60
     """
     now = time.monotonic()
     if about:
-        names = _abouts.setdefault(key, set())
+        names = _abouts.setdefault(key, set()) if len(_abouts) < _MAX_KEYS else _abouts.get(key, set())
         if len(names) < _MAX_ABOUTS or about in names:
             names.add(about)
             key = f"{key}:{about}"
-    last, held = _last.get(key, (-every, 0))
+    if key not in _last and not _has_room(now):
+        key, every = _OTHERS, max(every, _LOOK_EVERY)
+    last, held = _last.get(key, (now - every, 0))
     if now - last < every:
         _last[key] = (last, held + 1)
         return
-    if len(_last) >= _MAX_KEYS:
-        _last.clear()
-        _abouts.clear()
     _last[key] = (now, 0)
     if held:
         message += f" ({held} more like this since the last line)"
     line(level, message, *args)
+
+
+def _has_room(now: float) -> bool:
+    """Whether one more key can have a limit of its own.
+
+    Not by forgetting all others, as many keys come: a flood of keys would be one of lines.
+    """
+    if len(_last) >= _MAX_KEYS - 1 and now - _looked[0] >= _LOOK_EVERY:
+        _looked[0] = now
+        for key, (last, _) in list(_last.items()):
+            if now - last > _KEPT:
+                _last.pop(key, None)
+    return len(_last) < _MAX_KEYS - 1
+
+
+def escaped(text: str) -> str:
+    """`text` as one line: what is not printable is escaped, line breaks and a terminal's commands among it."""
+    if text.isprintable():
+        return text
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
+
+
+def _fit(text: str) -> str:
+    return escaped(text if len(text) <= _MAX_ARGUMENT else text[:_MAX_ARGUMENT] + "...")
 
 
 def shown(value: object) -> str:

@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 
+from hypotest import log
 from hypotest.assignment import HASHES
 from hypotest.config import VERSION
 from hypotest.explanation import Explanation
@@ -41,7 +42,7 @@ def status_text(status: Status, neighbours: Sequence[Neighbour], *, alive: bool,
     ]
     lines += [("passed over", reason) for reason in passed]
     lines += [("elsewhere", neighbour_text(other)) for other in neighbours]
-    return "\n".join(f"{subject:<11} {text}" for subject, text in lines)
+    return "\n".join(f"{subject:<11} {log.escaped(text)}" for subject, text in lines)
 
 
 def neighbour_text(other: Neighbour) -> str:
@@ -149,7 +150,7 @@ def explanation_text(found: Explanation, generation: int, settings_age: float) -
     lines.append(("decided by", found.by))
     lines.append(("variant", str(decision.variant)))
     lines.append(("event", _event(found)))
-    return "\n".join(f"{subject:<11} {text}" for subject, text in lines)
+    return "\n".join(f"{subject:<11} {log.escaped(text)}" for subject, text in lines)
 
 
 def _condition_value(found: Explanation) -> str:
