@@ -171,22 +171,3 @@ assert hypotest.flush(10)
         script.result()
     wait_for(lambda: "after-19" in {row[0] for row in server.query("SELECT name FROM events")}, "events arrive again")
     expect_each_once(server, "before", "after")
-
-
-def test_owner_only(server: ServerProcess, tmp_path: Path) -> None:
-    """Every directory is 0700 and every file 0600, whatever the umask."""
-    run(f'os.umask(0)\nkeep("kept"){FLUSH}', sdk_env(server, tmp_path / "parent" / "state"))
-    made = [tmp_path / "parent", *(tmp_path / "parent").rglob("*")]
-    assert len(made) > 7
-    for path in made:
-        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
-
-
-def test_the_token_is_nowhere(tmp_path: Path) -> None:
-    """The token stands in no file and no log line."""
-    with ServerProcess(tmp_path, tokens=("a-very-secret-token",)) as server:
-        env = sdk_env(server, tmp_path / "state", log_level="DEBUG")
-        output = run(f'keep("kept"){FLUSH}say(repr(hypotest.status()))', env)
-    assert "secret" not in output
-    for path in (tmp_path / "state").rglob("*"):
-        assert path.is_dir() or b"secret" not in path.read_bytes()

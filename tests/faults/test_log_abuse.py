@@ -210,7 +210,7 @@ say("sizes", json.dumps([len(log._last), len(log._abouts), names, grown]))
 
 @pytest.mark.parametrize("kind", FLOODS)
 def test_floods(host: HttpHost, tmp_path: Path, kind: str) -> None:
-    """100,000 wrong calls of a kind (of the slow ones 20,000), each wrong in its own way: some lines, and memory for some hundred keys."""
+    """100,000 calls of a kind (20,000 of the slow ones), each wrong in its own way: some lines, some hundred keys."""
     calls = CALLS_A_KIND // (5 if kind in SLOW else 1)
     source = FLOOD.replace("CALLS_A_KIND", str(calls)).replace("CALL", FLOODS[kind])
     options = {"max_spool_bytes": 1 << 20, "send_interval": 3600, "pull_interval": 3600}
