@@ -104,6 +104,13 @@ def test_no_message_holds_a_secret(name: str) -> None:
     assert "cret" not in str(caught.value)
 
 
+def test_no_message_holds_a_password() -> None:
+    """A URL of a server with user and password is not quoted."""
+    _, warnings = resolve({}, {"HT_SERVER_URL": "https://user:passw0rd@host", "HT_STATE_DIR": "x://user:passw0rd@host"})
+    assert len(warnings) == 2
+    assert "passw0rd" not in str(warnings)
+
+
 def test_no_repr_holds_a_secret() -> None:
     """The repr of a configuration, which ends up in logs, has neither token nor salt."""
     text = repr(Config(token="geheim", hash_ids="pfeffer"))

@@ -238,7 +238,7 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in HEADINGS.findall(text)}
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "docs/design.md"])
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "docs/design.md", "docs/security.md", "SECURITY.md"])
 def test_relative_links_resolve(name: str) -> None:
     """Every link without a scheme leads to a file of the project, and to a heading in it if it names one."""
     document = ROOT / name
