@@ -142,8 +142,8 @@ def _run_everything(left: Remains, host: HttpHost, other: HttpHost) -> None:
         script.wait_for("ready", 60)
         process = subprocess.Popen(agent, env=env, cwd=work, stdout=output, stderr=output)
         try:
-            command_lines(left, script.pid, process.pid)
             wait_for(lambda: b"campaigns" in log_file.read_bytes(), "the agent runs")
+            command_lines(left, script.pid, process.pid)
             host.answer = quote
             script.tell()
             script.result(60)
