@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import math
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -135,12 +136,13 @@ def _verdict(text: str, names: tuple[str, ...]) -> str:
 
 
 def _load(body: bytes) -> dict[str, Any]:
-    # orjson refuses NaN and lone surrogates: one bad entry would keep all others from being updated.
+    # orjson refuses NaN and lone surrogates: one bad entry would keep all others from being updated. Given bytes, json
+    # guesses an encoding, and Python imports a module for UTF-16: an import in a thread while the host may fork.
     try:
         try:
             document = orjson.loads(body)
         except ValueError:
-            document = json.loads(body)
+            document = json.loads(body.removeprefix(BOM_UTF8).decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"the settings are not JSON: {error}") from error
     tests = document.get("tests") if isinstance(document, dict) else None

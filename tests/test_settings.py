@@ -211,6 +211,23 @@ def test_text_that_is_no_unicode(field: str) -> None:
     assert decode(read.records["y"]).unusable is None
 
 
+def test_encodings() -> None:
+    """A settings document is UTF-8, with a byte order mark or without; another encoding is no document."""
+    body = json.dumps({"tests": {"x": ENTRY, "odd": {**ENTRY, "test_state": "\ud800"}}}).encode()
+    assert parse_document(b"\xef\xbb\xbf" + body) == parse_document(body)
+    assert "x" in parse_document(body.replace(rb"\ud800", b"\xed\xa0\x80")).records
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32"):
+        with pytest.raises(SettingsError):
+            parse_document(body.decode().encode(encoding))
+
+
+def test_a_number_in_a_condition_that_python_does_not_write() -> None:
+    """A condition whose error would show such a number is unusable, and the others are unharmed."""
+    read = document(x={**ENTRY, "condition_to_enter_test": "age 0x" + "f" * 4_000}, y=ENTRY)
+    assert decode(read.records["x"]).unusable is not None
+    assert decode(read.records["y"]).unusable is None
+
+
 def test_name_that_is_no_unicode() -> None:
     """An entry whose name is not Unicode is left out, and told; no call could name it."""
     read = parse_document(json.dumps({"tests": {"\ud800": ENTRY, "x": ENTRY}}).encode())
