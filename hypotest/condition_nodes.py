@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 
-from hypotest.condition_tokens import INVALID, fail
+from hypotest.condition_tokens import INVALID, crowded, fail
 from hypotest.errors import ConditionError, ConditionSyntaxError
 
 TYPE_CHECKING = False
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     Run = Callable[[Any, Any, Any], Any]
 
 MAX_DEPTH = 50  # brackets, `not`, minus signs, methods and operators within each other
+METHOD_DEPTH = 5  # of them a method takes: each makes another copy of its text
+MAX_STRIPPED = 256  # characters of the argument of `strip`, which looks for each of the text's among all of them
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
@@ -59,16 +61,6 @@ def item(node: Node, position: int) -> Any:
     if not node.constant:
         fail("a list, tuple or set holds literals only", position)
     return node.value
-
-
-def set_of(items: Sequence[Any], position: int) -> set[Any]:
-    """Make the set of a set display; `{}` is none, and an item needs a hash."""
-    if not items:
-        fail("{} is no set", position)
-    try:
-        return set(items)
-    except TypeError:
-        return fail("a set holds no lists or sets", position)
 
 
 def is_singleton(node: Node) -> bool:
@@ -119,10 +111,20 @@ def call(method: str, node: Node, arguments: Sequence[Node]) -> Node:
     run = node.run
     bound = operator.attrgetter(method)
     if not arguments:
-        return Node(lambda t, u, v: bound(run(t, u, v))(), node.depth + 1)
-    argument = arguments[0].run
-    depth = 1 + max(node.depth, arguments[0].depth)
+        return Node(lambda t, u, v: bound(run(t, u, v))(), node.depth + METHOD_DEPTH)
+    argument = _strippable(arguments[0].run) if method == "strip" else arguments[0].run
+    depth = METHOD_DEPTH + max(node.depth, arguments[0].depth)
     return Node(lambda t, u, v: bound(run(t, u, v))(argument(t, u, v)), depth)
+
+
+def _strippable(run: Run) -> Run:
+    def argument(tags: Any, user_id: Any, visitor_id: Any) -> Any:
+        value = run(tags, user_id, visitor_id)
+        if isinstance(value, str) and len(value) > MAX_STRIPPED:
+            raise ConditionError(f"strip() takes at most {MAX_STRIPPED} characters")
+        return value
+
+    return argument
 
 
 def and_(nodes: Sequence[Node]) -> Node:
@@ -188,7 +190,7 @@ def _comparison(name: str, right: Node) -> Callable[[Any, Any], Any]:
     """
     compare = COMPARISONS[name]
     plain = isinstance(right.value, (list, tuple)) and all(type(item) in _PLAIN_TYPES for item in right.value)
-    if name not in ("in", "not in") or not plain:
+    if name not in ("in", "not in") or not plain or crowded(right.value):
         return compare
     members = frozenset(right.value)
 

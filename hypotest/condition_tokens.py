@@ -1,10 +1,14 @@
 """Text of a condition -> tokens. The grammar stands in `conditions`; this is its lowest layer.
 
 A token is (kind, value, position). The kind is an operator or a keyword as spelled, or one of NAME (a tag or
-an id), VALUE (a literal, read), METHOD (the word after a point), LEN, END.
+an id), VALUE (a literal, read), METHOD (the word after a point), LEN, END. A list, tuple or set of plain literals is
+one VALUE: it is read at once, since lists of ids are what makes conditions long.
 """
 
 from __future__ import annotations
+
+import re
+from collections import Counter
 
 from hypotest.errors import ConditionSyntaxError
 
@@ -16,9 +20,11 @@ if TYPE_CHECKING:
     Token = tuple[str, Any, int]
 
 MAX_LENGTH = 65_536  # characters of a condition
-MAX_TOKENS = 32_768  # a list may hold 16,000 ids
+MAX_TOKENS = 3_072  # and as many backslashes: 64 KiB are read within 10 ms
+MAX_ITEMS = 8_192  # of lists of plain literals
+MAX_OF_ONE_HASH = 64  # items of a set, equal ones among them
 MAX_DIGITS = 4_300  # of a number; Python's own limit since 3.10.7, because reading them is quadratic
-MAX_SPECIAL_NAMES = 64  # tag names that are no identifiers: each is tried at each token
+MAX_SPECIAL_NAMES = 32  # tag names that are no identifiers: each is tried at each token
 
 INVALID = "condition_to_enter_experiment is invalid"
 NAME, VALUE, METHOD, LEN, END = "name", "value", "method", "len", "end of the text"
@@ -27,14 +33,30 @@ IDS = ("user_id", "visitor_id")
 _KEYWORDS = frozenset(("and", "or", "not", "in", "is"))
 _CONSTANTS = {"True": True, "False": False, "None": None}
 _OPERATORS = frozenset(("==", "!=", "<=", ">=", "<", ">", "(", ")", "[", "]", "{", "}", ",", ".", "-"))
+_SINGLE = frozenset("()[]{},-")  # those that begin no other token
+_COMPARING = frozenset("=!<>")
 _DIGITS = frozenset("0123456789")
-_WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+_WORDS = re.compile("[a-zA-Z0-9_\x80-\U0010ffff]*")
 _BLANK = " \t\f\r\n"
+_BLANKS = re.compile(f"[{_BLANK}]+")
+_BLANKS_OF_A_LINE = re.compile("[ \t\f]+")
 _QUOTES = frozenset("'\"")
 _PREFIXES = frozenset("rRuU")
 _OCTAL = frozenset("01234567")
 _ESCAPES = dict(zip("'\"abfnrtv", "'\"\a\b\f\n\r\t\v", strict=True))
 _HEX_ESCAPES = {"x": 2, "u": 4, "U": 8}
+_ITEM = "|".join(
+    (
+        r"'[^'\\\r\n\0]*(?:\\[^\r\n\0][^'\\\r\n\0]*)*'",
+        r'"[^"\\\r\n\0]*(?:\\[^\r\n\0][^"\\\r\n\0]*)*"',
+        r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,17})?",
+        *_CONSTANTS,
+    )
+)
+_ITEMS = re.compile(rf"(?:[{_BLANK}]*(?:{_ITEM})[{_BLANK}]*,){{1,{MAX_ITEMS}}}[{_BLANK}]*(?:{_ITEM})?[{_BLANK}]*")
+_EACH_ITEM = re.compile(_ITEM)
+_DEPTHS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
 def fail(message: str, position: int) -> NoReturn:
@@ -57,21 +79,27 @@ def tokenize(text: str, names: Iterable[str]) -> list[Token]:
     lexicon = _Lexicon(names)
     tokens: list[Token] = []
     depth = 0
+    items = 0
     at = len(text) - len(text.lstrip(_BLANK))
     while at < len(text):
         char = text[at]
         if char in " \t\f" or (char in "\r\n" and depth):
-            at += 1
+            at = _end_of(_BLANKS if depth else _BLANKS_OF_A_LINE, text, at)
             continue
         if tokens and tokens[-1][0] == ".":
             end = _word_end(text, at)
             token: Token = (METHOD, text[at:end], at)
+        elif char in _CLOSING and not _is_call(tokens) and (found := _collection(text, at)):
+            token, end = found
+            items += len(token[1])
+            if items > MAX_ITEMS:
+                fail(f"more than {MAX_ITEMS} items in lists", at)
         else:
             token, end = lexicon.read(text, at)
         if len(tokens) == MAX_TOKENS:
             fail(f"more than {MAX_TOKENS} tokens", at)
         tokens.append(token)
-        depth += (token[0] in ("(", "[", "{")) - (token[0] in (")", "]", "}"))
+        depth += _DEPTHS.get(token[0], 0)
         at = end
     tokens.append((END, None, at))
     return tokens
@@ -86,22 +114,73 @@ def _check(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ConditionSyntaxError(f"{INVALID}: not valid Unicode") from error
+    if text.count("\\") > MAX_TOKENS:
+        raise ConditionSyntaxError(f"{INVALID}: more than {MAX_TOKENS} backslashes")
+
+
+def _is_call(tokens: Sequence[Token]) -> bool:
+    return bool(tokens) and tokens[-1][0] in (LEN, METHOD)
+
+
+def _collection(text: str, at: int) -> tuple[Token, int] | None:
+    """Read the list, tuple or set at `at` and tell where it ends, if it has a comma and plain literals only."""
+    found = _ITEMS.match(text, at + 1)
+    opening = text[at]
+    if found is None or text[found.end() : found.end() + 1] != _CLOSING[opening]:
+        return None
+    items = [_item(item, at) for item in _EACH_ITEM.findall(text, at + 1, found.end())]
+    value = items if opening == "[" else tuple(items) if opening == "(" else set_of(items, at)
+    return (VALUE, value, at), found.end() + 1
+
+
+def _item(literal: str, at: int) -> float | str | None:
+    if literal[0] in _QUOTES:
+        return literal[1:-1] if "\\" not in literal else _unescape(literal[1:-1], at)
+    if literal in _CONSTANTS:
+        return _CONSTANTS[literal]
+    return float(literal) if "." in literal else int(literal)
+
+
+def set_of(items: Sequence[Any], position: int) -> set[Any]:
+    """Make the set of a set display; `{}` is none, and an item needs a hash."""
+    if not items:
+        fail("{} is no set", position)
+    try:
+        if crowded(items):
+            fail("too many items of a set have one hash", position)
+        return set(items)
+    except TypeError:
+        return fail("a set holds no lists or sets", position)
+
+
+def crowded(items: Iterable[Any]) -> bool:
+    """Whether a set of these would take quadratic time: multiples of 2**61 - 1 all have one hash."""
+    return max(Counter(map(hash, items)).values(), default=0) > MAX_OF_ONE_HASH
 
 
 def _is_word(name: str) -> bool:
     return bool(name) and name[0] not in _DIGITS and _word_end(name, 0) == len(name)
 
 
+def _in_word(char: str) -> bool:
+    return _word_end(char, 0) > 0
+
+
 def _word_end(text: str, at: int) -> int:
     """End of the word at `at`. Everything beyond ASCII is part of a word: only a declared name can match it."""
-    end = at
-    while end < len(text) and (text[end] in _WORD or text[end] > "\x7f"):
-        end += 1
-    return end
+    return _end_of(_WORDS, text, at)
+
+
+def _end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
+    return found.end() if found is not None else at
 
 
 class _Lexicon:
-    """The names of one experiment, and how a token is read with them."""
+    """The names of one experiment, and how a token is read with them.
+
+    Names that are no identifiers stand by their first character, the longest first.
+    """
 
     __slots__ = ("_names", "_special")
 
@@ -110,15 +189,23 @@ class _Lexicon:
         special = [name for name in self._names if name and not _is_word(name)]
         if len(special) > MAX_SPECIAL_NAMES:
             raise ConditionSyntaxError(f"{INVALID}: more than {MAX_SPECIAL_NAMES} tag names are no identifiers")
-        self._special: Sequence[str] = sorted(special, key=len, reverse=True)
+        self._special: dict[str, tuple[str, ...]] = {}
+        for name in sorted(special, key=len, reverse=True):
+            self._special[name[0]] = (*self._special.get(name[0], ()), name)
 
     def read(self, text: str, at: int) -> tuple[Token, int]:
         """Give the token at `at`, which is no blank, and where it ends."""
-        for name in self._special:
-            end = at + len(name)
-            if text.startswith(name, at) and (_word_end(name[-1], 0) == 0 or _word_end(text, end) == end):
-                return (NAME, name, at), end
         char = text[at]
+        special = self._special.get(char)
+        if special is not None and text.startswith(special, at):
+            for name in special:
+                end = at + len(name)
+                if text.startswith(name, at) and not (_in_word(name[-1]) and _in_word(text[end : end + 1])):
+                    return (NAME, name, at), end
+        if char in _SINGLE:
+            return (char, None, at), at + 1
+        if char in _COMPARING:
+            return _symbol(text, at)
         if char in _QUOTES:
             return _string(text, at, at, raw=False)
         if char in _DIGITS or (char == "." and text[at + 1 : at + 2] in _DIGITS):
