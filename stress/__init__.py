@@ -2,6 +2,7 @@
 
 chaos     everything killed, stopped, starved and stepped at once, and the accounts checked: --seconds N --seed S
 defences  takes each defence against a fault away, and sees its test fail
+fuzz      conditions and settings, by a grammar and by coverage
 idle      what an idle worker costs: threads, and share of a core
 stop      how long a host takes to stop while the server is away, with the SDK and without
 """
