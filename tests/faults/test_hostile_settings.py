@@ -163,7 +163,7 @@ HARMLESS = [
     ("code for a condition", ("__import__('os').abort()",), "control"),
     ("a regex for a condition", ("country.match('(a+)+$')",), "control"),
     ("a regex in a text is a text", ("'(a+)+$' == country or country.startswith('D')",), "b"),
-    ("a set whose items have one hash", (f"country in {{{','.join(str(n * HASHES) for n in range(999))}}}",), "control"),
+    ("a set of items of one hash", (f"country in {{{','.join(str(n * HASHES) for n in range(999))}}}",), "control"),
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ FAULTS: list[Fault] = [
         "whoever controls the settings writes code into a condition",
         "the grammar is closed: control, and an ht_sdk_error that says what and where; nothing is run",
         f"{_CONDITIONS}::test_outside",
-        "110 texts refused here, 60 kinds of code in the fuzzer",
+        "136 texts refused here, 68 pieces of code in the fuzzer",
         (
             Removal("hypotest/conditions.py", "if kind != METHOD or name not in _METHODS:", "if kind != METHOD:"),
             Removal(
@@ -66,8 +66,8 @@ FAULTS: list[Fault] = [
         (
             Removal(
                 "hypotest/conditions.py",
-                "        except Exception as error:\n            let_through(error)\n            raise ConditionError(f",
-                "        except TypeError as error:\n            let_through(error)\n            raise ConditionError(f",
+                "except Exception as error:\n            let_through(error)\n            raise",
+                "except TypeError as error:\n            let_through(error)\n            raise",
             ),
         ),
     ),
@@ -89,11 +89,7 @@ FAULTS: list[Fault] = [
         "refused; the settings in force stay",
         f"{_NO_DOCUMENT}[a deep experiment]",
         "100,000 levels",
-        (
-            Removal(
-                "hypotest/validation.py", "except (ValueError, RecursionError) as error:", "except ValueError as error:"
-            ),
-        ),
+        (Removal("hypotest/validation.py", "except (ValueError, RecursionError)", "except (ValueError)"),),
     ),
     Fault(
         "settings in UTF-16, for which Python would import a module while the host may fork",
@@ -150,7 +146,7 @@ FAULTS: list[Fault] = [
         "a field of one experiment has a wrong type",
         "control in that experiment only, and an ht_sdk_error that names the field",
         f"{_HOSTILE}::test_wrong_types",
-        "57 wrong values of 8 fields at once",
+        "53 wrong values of 8 fields at once",
         (
             Removal(
                 "hypotest/validation.py",
