@@ -4,7 +4,7 @@ r"""The condition grammar: text -> closure. Settings are data: nothing of them i
     comparison  = operand { ("==" | "!=" | "<" | "<=" | ">" | ">=" | ["not"] "in") operand
                           | "is" ["not"] ("None" | "True" | "False") }     chains as in Python
     operand     = "-" operand | atom { "." method }
-    method      = "startswith(" expression ")" | "strip(" [expression] ")" | "lower()" | "upper()"
+    method      = ("startswith(" | "endswith(") expression ")" | "strip(" [expression] ")" | "lower()" | "upper()"
     atom        = name | literal | collection | "(" expression ")" | "len(" expression ")"
     collection  = list, tuple or non-empty set of literals, minus signs and collections
     name        = a tag name of the experiment, user_id or visitor_id; matched whole
@@ -47,7 +47,13 @@ if TYPE_CHECKING:
     Condition = Callable[[Mapping[str, object] | None, str | None, str | None], bool]
 
 FAILED = "condition_to_enter_experiment failed"
-_METHODS = {"startswith": (1, 1), "strip": (0, 1), "lower": (0, 0), "upper": (0, 0)}  # arguments: least, most
+_METHODS = {  # arguments: least, most
+    "startswith": (1, 1),
+    "endswith": (1, 1),
+    "strip": (0, 1),
+    "lower": (0, 0),
+    "upper": (0, 0),
+}
 _NO_TAGS: dict[str, object] = {}
 
 

@@ -129,6 +129,7 @@ def grown(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         inner.map("(\n{}\n)".format),
         operand.map("len({})".format),
         st.tuples(WORDS, argument).map(lambda drawn: "{}.startswith({})".format(*drawn)),
+        st.tuples(WORDS, argument).map(lambda drawn: "{}.endswith({})".format(*drawn)),
         st.tuples(WORDS, argument).map(lambda drawn: "{}.strip({})".format(*drawn)),
         st.tuples(
             WORDS,
@@ -175,7 +176,9 @@ def test_equals_python(text: str, scope: dict[str, Any]) -> None:
         r"'\d\ ' == '\\d\\ '", r"'\\n' == r'\n'", r"'\\\n' == '\\' '\n'", r"'\'' == " + '"\'"',
         "1_000 == 1000", "0x_ff == 255", "0o17 == 15", "0b11 == 3", "00 == 0", "1. == 1", ".5 == 0.5",
         "1e3 == 1000", "1E-1 == 0.1", "1_0.5e+1 == 105", "01.5 == 1.5", "1e400 > 1", "0xe == 14",
-        "len('abc') == 3", "len([1, 2]) == 2", "len(()) == 0", "'abc'.startswith('ab')",
+        "len('abc') == 3", "len([1, 2]) == 2", "len(()) == 0", "'abc'.startswith('ab')", "'abc'.endswith('bc')",
+        "'abc'.endswith('ab')",
+        "'abc'.endswith(('x', 'c'))", "(1).endswith('')",
         "'abc'.startswith(('x', 'a'))", "'aXa'.strip('a') == 'X'", "' x '.strip() == 'x'",
         "'ß'.upper() == 'SS'", "'A'.lower().startswith('a')", "None is None", "None is not True",
         "1 is not None is None", "'a' in 'abc'", "'' in ''", "'x' not in 'abc' in ['abc']", "'x' < 'y' <= 'y'",

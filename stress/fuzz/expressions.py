@@ -191,8 +191,9 @@ class Supply:
             return Expression(f"-({inner.text})", _tried(operator.neg, inner.value), _OPERAND)
         if kind == 2:
             other = random.choice(self._operands)
-            value = _tried(lambda text, start: text.startswith(start), inner.value, other.value)
-            return Expression(f"({inner.text}).startswith({other.text})", value, _OPERAND)
+            method = random.choice(("startswith", "endswith"))
+            value = _tried(lambda text, part: operator.methodcaller(method, part)(text), inner.value, other.value)
+            return Expression(f"({inner.text}).{method}({other.text})", value, _OPERAND)
         if kind == 3:
             other = random.choice(self._operands)
             value = _tried(lambda text, marks: text.strip(marks), inner.value, other.value)
