@@ -7,12 +7,15 @@ followed, since the token would go with it. Foreign errors become `TransportErro
 from __future__ import annotations
 
 import html
+import http.client
+import io
 import json
+import socket
 import time
 import zlib
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import orjson
@@ -28,6 +31,7 @@ _MAX_SETTINGS = 64 << 20
 _MAX_REPLY = 1 << 20
 _MAX_RETRY_AFTER = 3600.0
 _READ_TIMEOUT_FACTOR = 5
+_WHOLE_FACTOR = 2
 _CHUNK = 64 << 10
 _GZIP_FROM = 1024
 _GZIP = 31  # zlib's name for the format
@@ -68,6 +72,65 @@ class _Session(requests.Session):
         """No redirect is a target: even one that is not followed would have its body read, whatever its size."""
 
 
+class _UntilDeadline(io.RawIOBase):
+    """What a socket receives, up to a deadline: the timeout of the socket itself begins anew with each byte."""
+
+    def __init__(self, raw: io.RawIOBase, seconds: float) -> None:
+        self._raw = raw
+        self._seconds = seconds
+        self.again()
+
+    def again(self) -> None:
+        """Lets the time begin again."""
+        self._deadline = time.monotonic() + self._seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if time.monotonic() > self._deadline:
+            raise TimeoutError("the answer drips in too slowly")
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer whose head has a deadline, and whose body another, with all that may stand between its chunks."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **more: Any) -> None:
+        super().__init__(sock, *args, **more)
+        self._bytes = _UntilDeadline(self.fp.detach(), _WHOLE_FACTOR * (sock.gettimeout() or 0.0))
+        self.fp = io.BufferedReader(self._bytes)
+
+    def begin(self) -> None:
+        super().begin()
+        self._bytes.again()
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **more: Any) -> None:
+        super().init_poolmanager(*args, **more)
+        _set_response_class(self.poolmanager)
+
+    def proxy_manager_for(self, *args: Any, **more: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **more)
+        _set_response_class(manager)
+        return manager
+
+
+def _set_response_class(manager: Any) -> None:
+    """Makes the connections of a pool manager, to whatever kind of proxy, answer with a `_Response`."""
+    classes = dict(manager.pool_classes_by_scheme)
+    for scheme, pool in classes.items():
+        if pool.ConnectionCls.response_class is not _Response:  # it may be the manager of an earlier request
+            connection = type("Connection", (pool.ConnectionCls,), {"response_class": _Response})
+            classes[scheme] = type("Pool", (pool,), {"ConnectionCls": connection})
+    manager.pool_classes_by_scheme = classes
+
+
 class HttpTransport:
     """The HypoTest server over HTTPS, or over HTTP where the host is loopback or the user allows it.
 
@@ -80,6 +143,8 @@ class HttpTransport:
         self._gzip = False
         self._timeout = (config.connection_timeout, config.connection_timeout * _READ_TIMEOUT_FACTOR)
         self._session = _Session()
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, _Adapter())
         self._session.auth = _BearerToken(config.token or "")
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))  # none is kept or sent
         self._session.trust_env = config.server_url.startswith("https:") or not _is_loopback(config.server_url)
@@ -151,11 +216,10 @@ class HttpTransport:
         return response.status_code, body, response.headers
 
     def _read(self, response: requests.Response, cap: int) -> bytes:
-        """The body, unpacked, at most `cap` bytes and not for longer than a whole request may take.
+        """The body, unpacked, at most `cap` bytes.
 
         Not by `iter_content`: it unpacks a chunk without a bound, and waits for a chunk to be full.
         """
-        deadline = time.monotonic() + 2 * self._timeout[1]
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("identity", "gzip"):
             raise TransportError(f"the answer has the encoding {self._shown(encoding)}, which was not asked for")
@@ -169,8 +233,6 @@ class HttpTransport:
                 raise TransportError("the answer is not the gzip it says it is") from error
             if len(body) > cap:
                 raise TransportError(f"the answer is over {cap} bytes")
-            if time.monotonic() > deadline:
-                raise TransportError("the answer drips in too slowly")
         if unpacker is not None and body and not unpacker.eof:
             raise TransportError("the answer ends in the middle")
         return bytes(body)

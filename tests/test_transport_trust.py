@@ -28,15 +28,27 @@ def brief(url: str, **more: object) -> HttpTransport:
     return HttpTransport(Config(token=TOKEN, server_url=url, connection_timeout=0.05, **more))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("chunked", [False, True])
-def test_a_slow_drip(host: HttpHost, chunked: bool) -> None:
-    """A server that sends a byte now and then cannot hold the leader for ever."""
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+DRIPS = {
+    "status line": (b"HTTP/1.1 200 ", b"O"),
+    "header": (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X: x\r\n"),
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n\r\n", b" "),
+    "chunks": (CHUNKED, b"1\r\n \r\n"),
+    "between chunks": (CHUNKED + b"1;", b"x"),
+    "after the chunks": (CHUNKED + b"0\r\nX: ", b"x"),
+}
+
+
+@pytest.mark.parametrize("part", DRIPS)
+def test_a_slow_drip(host: HttpHost, part: str) -> None:
+    """A server that sends a byte now and then, in whichever part of its answer, cannot hold the leader for ever."""
+    begin, more = DRIPS[part]
 
     def drip(exchange: Exchange) -> None:
-        length = {"Transfer_Encoding": "chunked", "Content_Length": None} if chunked else {"Content_Length": 1 << 19}
-        exchange.reply(body=b"", **length)
+        exchange.wfile.write(begin)
         while not host.ending.wait(0.02):
-            exchange.wfile.write(b"1\r\n \r\n" if chunked else b" ")
+            exchange.wfile.write(more)
 
     host.answer = drip
     assert "drips" in str(fails(brief(host.url)))
