@@ -102,14 +102,17 @@ class Backlog:
         own = self._own()
         self.crowded = False
         self._finish_retirement()
+        self._retire_settled()  # first: what is settled must not be in the way of what waits
         with os.scandir(self._state.spool) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):
-                    found = entry.stat(follow_symlinks=False)
                     if entry.name.startswith("."):
-                        self._sweep_draft(entry.path, found)
+                        self._sweep_draft(entry.path, entry.stat(follow_symlinks=False))
                     elif entry.name.endswith(segment.SUFFIX):
                         self._admit(entry.path, own)
+        self._retire_settled()
+
+    def _retire_settled(self) -> None:
         for path, source in list(self._sources.items()):
             if not os.fstat(source.segment.fd).st_nlink:
                 del self._sources[path]  # deleted by somebody else: a living writer gives it up and counts it as lost
@@ -127,7 +130,7 @@ class Backlog:
             self._sources.pop(path, None)
 
     def _admit(self, path: str, own: Mapping[str, Segment]) -> None:
-        if path in self._sources:
+        if path in self._sources or self.crowded:  # where thousands wait, each would ask 128 others for room
             return
         if not self._make_room():
             self.crowded = True
