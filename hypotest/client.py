@@ -45,6 +45,7 @@ class Client:
         retire: Callable[[Client], None] | None = None,
         carried: Sequence[int] = (0,) * accounts.SLOTS,
         segments: dict[str, Segment] | None = None,
+        former: snapshot.Reader | None = None,
     ) -> None:
         """Opens the state directory; starts nothing.
 
@@ -54,6 +55,7 @@ class Client:
             retire: takes this client out of use; by default it is only closed.
             carried: counts that the client before it had not written down.
             segments: the open segments of this process, of this client and of the ones before it.
+            former: the settings of the client before it.
         """
         self.config = settled
         self.connected = settled.connect_to_server
@@ -84,6 +86,7 @@ class Client:
             )
             return
         self._segments = {} if segments is None else segments
+        self._former = former
         self._open_state(settled.token)
 
     def _open_state(self, token: str) -> None:
@@ -98,7 +101,9 @@ class Client:
                 log.limited(level, f"state:{root}", "state directory not used: %s", error, every=600.0)
                 continue
             self.state, self.page = state, page
-            self.reader = snapshot.Reader(state.path, page, settings.decode)
+            held = self._former.held(state.path) if self._former is not None else None
+            self._former = None
+            self.reader = snapshot.Reader(state.path, page, settings.decode, held)
             self.spool = Spool(
                 state.spool, self.config.max_spool_bytes, self._spool_bytes, self.refusals, self._segments
             )
@@ -125,12 +130,13 @@ class Client:
         return state.spool_bytes()
 
     def _each_second(self) -> None:
-        if self.reader is not None and self.spool is not None and self.page is not None:
+        state = self.state
+        if self.reader is not None and self.spool is not None and self.page is not None and state is not None:
             self.reader.retry()
             lost = self.spool.check()
             if lost:
                 log.limited(log.ERROR, "lost", "%d events were lost: their files were deleted", lost)
-            if self.page.replaced():
+            if self.page.replaced() or not state.whole():
                 log.limited(log.WARNING, "replaced", "the state directory was deleted or replaced: starting anew")
                 self._retire(self)
 
@@ -168,6 +174,7 @@ class Client:
                 " to send; run `hypotest agent` if there is none: %s",
                 error,
                 every=600.0,
+                turn=self.page.turn if self.page is not None else None,
             )
         else:
             return self._thread is not None
@@ -188,7 +195,9 @@ class Client:
         try:
             self.spool.append(payload)
         except EventRefused as refusal:
-            log.limited(log.ERROR, f"refused:{refusal.reason}", "event refused: %s", refusal)
+            # A host that is full is full for all its processes; a large event is one process's own.
+            turn = self.page.turn if self.page is not None and refusal.reason in ("spool_full", "disk") else None
+            log.limited(log.ERROR, f"refused:{refusal.reason}", "event refused: %s", refusal, turn=turn)
 
     def refuse(self, reason: str) -> None:
         """Counts an event that cannot be kept."""

@@ -22,6 +22,7 @@ from hypotest.errors import ThreadsStandStill
 from hypotest.lock import abandon_inherited
 from hypotest.platform import PidPage, ProcessGuard
 from hypotest.segment import Segment
+from hypotest.snapshot import Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,16 +40,18 @@ class _Process:
             `_build`, which asks again.
         built: the client in use, in a dict for its atomic setdefault.
         carried: counts of the client before it that stand in no file yet.
+        former: the settings of the client before it.
         segments: the open segments by path. A client that was retired may still have one, in the hands of a thread.
     """
 
-    __slots__ = ("built", "carried", "guard", "page", "segments")
+    __slots__ = ("built", "carried", "former", "guard", "page", "segments")
 
     def __init__(self) -> None:
         self.guard = ProcessGuard()
         self.page: memoryview | PidPage | tuple[int] = self.guard.page
         self.built: dict[str, Client] = {}
         self.carried = [0] * accounts.SLOTS
+        self.former: Reader | None = None
         self.segments: dict[str, Segment] = {}
 
 
@@ -84,7 +87,7 @@ def _open(here: _Process) -> Client:
     log.configure(settled.log_level)
     for warning in warnings:
         log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=600.0)
-    candidate = Client(settled, start_thread, retire, here.carried, here.segments)
+    candidate = Client(settled, start_thread, retire, here.carried, here.segments, here.former)
     client = here.built.setdefault(_CURRENT, candidate)
     if client is candidate and client.state is not None:
         log.line(log.DEBUG, "state directory: %s", client.state.path)
@@ -132,6 +135,7 @@ def retire(client: Client) -> None:
     """Takes a client out of use: the next call builds another."""
     if _here.built.get(_CURRENT) is client:
         del _here.built[_CURRENT]
+        _here.former = client.reader
         _here.carried = client.spool.unreported() if client.spool is not None else client.refusals
     client.close()
 

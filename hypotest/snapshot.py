@@ -155,18 +155,29 @@ class _View:
 class Reader:
     """The settings in force, as one worker sees them."""
 
-    def __init__(self, directory: str, page: ControlPage, decode: Callable[[bytes], Experiment]) -> None:
+    def __init__(
+        self,
+        directory: str,
+        page: ControlPage,
+        decode: Callable[[bytes], Experiment],
+        former: Snapshot | None = None,
+    ) -> None:
         """Maps nothing yet.
 
         Args:
             directory: the namespace's directory.
             page: its control page.
             decode: makes an experiment of a record; called once for each record and generation.
+            former: what is served until the directory has settings, which were deleted.
         """
         self._directory = directory
         self._words = page.words
         self._decode = decode
-        self._view: _View = _View(0, None)
+        self._view: _View = _View(0, former)
+
+    def held(self, directory: str) -> Snapshot | None:
+        """The settings that this reader serves, if they are of that directory."""
+        return self._view.snapshot if directory == self._directory else None
 
     @property
     def generation(self) -> int:

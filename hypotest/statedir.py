@@ -50,6 +50,10 @@ class StateDir:
         """The leader's lock file."""
         return f"{self.path}/leader.lock"
 
+    def whole(self) -> bool:
+        """Whether the directories that `prepare` made are still there."""
+        return os.path.isdir(self.spool) and os.path.isdir(self.quarantine)
+
     def spool_bytes(self) -> int:
         """The bytes of the files in the spool directory; 0 if it is gone."""
         return platform.directory_size(self.spool)
