@@ -118,7 +118,10 @@ def experiment(
         else:
             decision = _undefined(now, user, visitor)
         if decision.error is not None and not now.trouble:
-            _explain(experiment_name, decision.error)
+            if decision.error == assignment.NO_SETTINGS:
+                _unready(experiment_name, now)
+            else:
+                _explain(experiment_name, decision.error)
         if report_event and decision.reported:
             now.keep(now.encoder.visit(experiment_name, decision, user, visitor, tags))
     except Exception as error:  # noqa: BLE001 - the outermost guard: the application must not notice us
@@ -293,7 +296,6 @@ def _id(value: object) -> str | None:
 
 
 _WORDS = {
-    assignment.NO_SETTINGS: "no settings have arrived yet, the answer is control",
     assignment.BOTH_IDS: "both user_id and visitor_id were given, the visitor decides",
 }
 
@@ -301,6 +303,18 @@ _WORDS = {
 def _explain(name: object, error: str) -> None:
     shown = log.shown(name)
     log.limited(log.WARNING, f"said:{error[:40]}", "%s: %s", shown, _WORDS.get(error, error), about=shown)
+
+
+def _unready(name: object, now: Client) -> None:
+    # About the host, not about the experiment: once for all processes and names.
+    log.limited(
+        log.WARNING,
+        "unready",
+        "%s: no settings have arrived yet, the answer is control",
+        log.shown(name),
+        every=600.0,
+        turn=now.page.turn if now.page is not None else None,
+    )
 
 
 def _refuse(function: str, error: Exception) -> None:

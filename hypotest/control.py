@@ -1,6 +1,6 @@
 """The control page: one preallocated 4096-byte file that every process of a namespace maps.
 
-Written by the leader only, but for `kick`, which anyone may change to wake it.
+Written by the leader only, but for `kick`, which anyone may change to wake it, and for `said`.
 
     offset  size  what
     0       8     magic "HTCTRL01"
@@ -19,6 +19,7 @@ Written by the leader only, but for `kick`, which anyone may change to wake it.
     768     256   accounts, copy B
     1024    512   the last error, as text:              u32 length | u32 crc32 | UTF-8
     1536    1024  the leader's configuration, as JSON:  u32 length | u32 crc32 | UTF-8
+    2560    128   said: when any process last logged a line that repeats, then the same by kind: Unix time, s
 
 Words are u64 in the machine's byte order and stored by one aligned assignment, which no reader sees torn
 (struct.pack_into would be: 14 to 22 % of concurrent reads saw a zero). Of the two copies of the accounts the valid one
@@ -32,6 +33,7 @@ import contextlib
 import mmap
 import os
 import struct
+import time
 import zlib
 from collections.abc import Sequence
 
@@ -50,6 +52,11 @@ _COPIES = (512, 768)
 _TEXT = struct.Struct("=II")
 LAST_ERROR = (1024, 512)
 LEADER_CONFIG = (1536, 1024)
+
+KINDS = ("server", "settings", "refused", "unready", "vacant", "election", "loop", "campaign", "thread")
+"""The lines about the host's state that every process of it could repeat: append, never reorder."""
+_SAID = 2560 // 8
+_PACE, _NEWS = 90, 600
 _ATTEMPTS = 10
 
 
@@ -93,6 +100,19 @@ class ControlPage:
     def kick(self) -> None:
         """Wakes the leader."""
         self.words[KICK] = int.from_bytes(os.urandom(8), "little")
+
+    def turn(self, kind: str, every: float) -> bool:
+        """Whether it is time for a line of this kind, over all processes of the host; if so, it counts as said.
+
+        A kind of which nothing was heard for ten minutes is news. What repeats shares one line in 90 seconds, so that
+        a host with any number of workers, and several troubles at once, stays below one a minute.
+        """
+        now, own = int(time.time()), _SAID + 1 + KINDS.index(kind)
+        any_ago, own_ago = now - self.words[_SAID], now - self.words[own]  # below 0: the clock was set back
+        if 0 <= own_ago < every or (0 <= own_ago < _NEWS and 0 <= any_ago < _PACE):
+            return False
+        self.words[_SAID] = self.words[own] = now
+        return True
 
     def accounts(self) -> tuple[str, list[int]]:
         """The counts of all finished segments, and the name of the segment that was folded in last."""

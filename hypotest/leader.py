@@ -82,9 +82,7 @@ class Campaign:
                 self.tick()
                 self._rest()
             except Exception as error:  # noqa: BLE001 - the campaign must outlive everything
-                log.limited(
-                    log.ERROR, f"campaign:{type(error).__name__}", "unexpected, trying again: %s", log.shown(error)
-                )
+                self._unexpected(error)
                 self._not_before = time.monotonic() + _LOCK_BACKOFF
                 self._stop.wait(TICK)
         if not self._abandoned:
@@ -141,7 +139,9 @@ class Campaign:
                 return
         except Exception as error:  # noqa: BLE001 - a lock or an import that fails: back off, and let others try
             self._lock.release()
-            log.limited(log.ERROR, "election", "this process cannot lead: %s", log.shown(error))
+            log.limited(
+                log.ERROR, "election", "this process cannot lead: %s", log.shown(error), turn=self._post.page.turn
+            )
             self._not_before = now + _LOCK_BACKOFF
         if still > _STUCK_AFTER:
             pid = self._post.page.words[LEADER_PID]
@@ -162,10 +162,14 @@ class Campaign:
                 )
         except Exception as error:  # noqa: BLE001 - it is on the way to keep an event
             interrupts.let_through(error)
-            log.limited(log.ERROR, f"campaign:{type(error).__name__}", "unexpected, trying again: %s", log.shown(error))
+            self._unexpected(error)
 
     def _complain(self, what: str) -> None:
-        log.limited(log.WARNING, "vacant", "%s", what, every=600.0)
+        log.limited(log.WARNING, "vacant", "%s", what, every=600.0, turn=self._post.page.turn)
+
+    def _unexpected(self, error: Exception) -> None:
+        key = f"campaign:{type(error).__name__}"
+        log.limited(log.ERROR, key, "unexpected, trying again: %s", log.shown(error), turn=self._post.page.turn)
 
     def finish(self, timeout: float) -> None:
         """Leaves no batch half-way: ends sending after the one under way, while the heart beats on."""

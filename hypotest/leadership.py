@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import orjson
 
-from hypotest import control, log, neighbours, platform
-from hypotest.backlog import Backlog
+from hypotest import accounts, control, log, neighbours, platform
+from hypotest.backlog import Backlog, survey
 from hypotest.config import Config
 from hypotest.control import HEARTBEAT, KICK, LAST_ERROR, LEADER_CONFIG, LEADER_PID, LEADER_SPACE, LIVED
 from hypotest.errors import TransportError, Unauthorized
@@ -29,18 +29,29 @@ _NEIGHBOURS_EVERY = 60.0
 _BACKOFF_FIRST, _BACKOFF_CAP = 0.5, 60.0
 _UNAUTHORIZED_FACTOR, _UNAUTHORIZED_CAP = 5, 300.0
 _PATIENCE = 1.0
+_MIB = 1 << 20
 
 
-def backoff(failures: int, cap: float = _BACKOFF_CAP) -> float:
-    """Seconds to wait after so many failures in a row: exponential, with full jitter."""
-    return random.uniform(0, min(cap, _BACKOFF_FIRST * 2 ** min(failures, 16)))  # noqa: S311 - not a secret
+def backoff(failures: int, cap: float = _BACKOFF_CAP, at_least: float = 0.0) -> float:
+    """Seconds to wait after so many failures in a row: exponential, with full jitter.
+
+    The jitter comes over and above `at_least`, and grows with it up to a minute: a server that tells all hosts to come
+    back in 120 s must not see them all in that second.
+    """
+    spread = max(min(cap, _BACKOFF_FIRST * 2 ** min(failures, 16)), min(at_least, _BACKOFF_CAP))
+    return at_least + _between(0, spread)
+
+
+def _between(low: float, high: float) -> float:
+    return random.uniform(low, high)  # noqa: S311 - not a secret
 
 
 class Loop:
     """Calls `work` again and again, each time after as many seconds as it returned; `wake` cuts the wait short."""
 
-    def __init__(self, work: Callable[[], float]) -> None:
+    def __init__(self, work: Callable[[], float], turn: Callable[[str, float], bool]) -> None:
         self._work = work
+        self._turn = turn
         self._wake = threading.Event()
         self.stopped = False
         self.ended = threading.Event()
@@ -65,7 +76,8 @@ class Loop:
         try:
             return self._work()
         except Exception as error:  # noqa: BLE001 - a loop that dies would freeze settings or delivery silently
-            log.limited(log.ERROR, f"loop:{type(error).__name__}", "unexpected, trying again: %s", log.shown(error))
+            key = f"loop:{type(error).__name__}"
+            log.limited(log.ERROR, key, "unexpected, trying again: %s", log.shown(error), turn=self._turn)
             return backoff(4)
 
     def wake(self) -> None:
@@ -97,13 +109,14 @@ class Leadership:
         self._sender = Sender(HttpTransport(config), self._backlog)
         self._poll_failures = self._send_failures = 0
         self._kick = page.words[KICK]
-        self._last_attempt = self._not_before = 0.0
+        self._last_attempt = self._send_not_before = self._poll_not_before = 0.0
+        self._begun = self._parted = False
         self._trouble = {"poll": "", "send": ""}
         self._trouble_since: float | None = None
         now = time.monotonic()
         self._lived_from = self._neighbours_from = now
         self._neighbours_due = now
-        self._loops = (Loop(self._poll), Loop(self._send))
+        self._loops = (Loop(self._poll, page.turn), Loop(self._send, page.turn))
         self._threadless: list[Loop] = []
         for name, loop in zip(("poller", "sender"), self._loops, strict=True):
             try:
@@ -147,7 +160,7 @@ class Leadership:
     def wake_sender(self) -> None:
         """Sends now, unless the server asked for patience or was tried a moment ago."""
         now = time.monotonic()
-        rested = now >= self._not_before and now - self._last_attempt >= _PATIENCE
+        rested = now >= self._send_not_before and now - self._last_attempt >= _PATIENCE
         if rested or not self._send_failures:
             self._loops[1].wake()
 
@@ -177,14 +190,23 @@ class Leadership:
 
     def _poll(self) -> float:
         config = self._post.config
+        begun, self._begun = self._begun, True
+        if not begun and config.pull_jitter and self._publisher.in_force():
+            # Hosts are started together, too: what is on disk will do for a moment.
+            return _between(0, min(config.pull_jitter, config.pull_interval))
         try:
             self._poller.poll_once()
         except TransportError as error:
             self._poll_failures += 1
-            return self._troubled("poll", error, self._poll_failures, config.pull_interval)
+            delay = self._troubled("poll", error, self._poll_failures, config.pull_interval)
+            self._poll_not_before = time.monotonic() + (delay if error.retry_after else 0.0)
+            return delay
         self._poll_failures = 0
         self._untroubled("poll", self._poller.error)
-        return config.pull_interval + random.uniform(0, config.pull_jitter)  # noqa: S311 - not a secret
+        longest = config.pull_interval + config.pull_jitter
+        parted, self._parted = self._parted, True
+        # The first interval ends anywhere: by the jitter alone, hosts that begin together would part within the hour.
+        return _between(config.pull_interval if parted or not config.pull_jitter else 0, longest)
 
     def _drain(self) -> int:
         """Sends what there is; returns how many events were settled."""
@@ -197,7 +219,7 @@ class Leadership:
             if self._send_failures:
                 self._send_failures = 0
                 self._untroubled("send", "")
-                if self._poll_failures:
+                if self._poll_failures and time.monotonic() >= self._poll_not_before:
                     self._loops[0].wake()
             if time.monotonic() - self._last_attempt > _RESCAN:
                 self._last_attempt = time.monotonic()
@@ -211,7 +233,7 @@ class Leadership:
         except TransportError as error:
             self._send_failures += 1
             delay = self._troubled("send", error, self._send_failures, _BACKOFF_CAP)
-            self._not_before = time.monotonic() + (error.retry_after or 0.0)
+            self._send_not_before = time.monotonic() + (delay if error.retry_after else 0.0)
             return max(delay, self._post.config.send_interval)
         return self._post.config.send_interval
 
@@ -224,14 +246,16 @@ class Leadership:
         log.limited(
             log.WARNING,
             "server",
-            "%s does not serve, events are kept and settings stay: %s",
+            "%s does not serve, events are kept and settings stay: %s%s",
             self._post.config.server_url,
             error,
+            _Meanwhile(self._post),
+            turn=self._post.page.turn,
         )
-        delay = backoff(failures, cap)
+        at_least = error.retry_after or 0.0
         if isinstance(error, Unauthorized):
-            delay = max(delay, min(_UNAUTHORIZED_CAP, _UNAUTHORIZED_FACTOR * self._post.config.pull_interval))
-        return max(delay, error.retry_after or 0.0)
+            at_least = max(at_least, min(_UNAUTHORIZED_CAP, _UNAUTHORIZED_FACTOR * self._post.config.pull_interval))
+        return backoff(failures, cap, at_least)
 
     def _untroubled(self, flow: str, error: str) -> None:
         """Reports that a flow goes again; `error` is what else there is to say of it."""
@@ -242,6 +266,23 @@ class Leadership:
             lasted = time.monotonic() - self._trouble_since
             self._trouble_since = None
             log.limited(log.INFO, "served", "the server serves again, after %.0f s", lasted)
+
+
+class _Meanwhile:
+    """What an operator asks next, for the line about an outage: looked up only where that line is written."""
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+
+    def __str__(self) -> str:
+        page, state, cap = self._post.page, self._post.state, self._post.config.max_spool_bytes
+        with contextlib.suppress(OSError):
+            found = survey(state, self._post.own())
+            counters = accounts.add([page.accounts()[1], found.counters])
+            waiting = f"{accounts.pending(counters):,} events wait in {found.size / _MIB:,.1f} of {cap / _MIB:,.0f} MiB"
+            refused = ", ".join(f"{reason} {n:,}" for reason, n in accounts.refused(counters).items())
+            return f"; {waiting}{f', refused so far: {refused}' if refused else ''}"
+        return ""
 
 
 def _public(config: Config) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 from hypotest import lazy
 from hypotest.interrupts import let_through
@@ -44,7 +45,15 @@ def line(level: int, message: str, *args: object) -> None:
         let_through(error)
 
 
-def limited(level: int, key: str, message: str, *args: object, every: float = 60.0, about: str = "") -> None:
+def limited(
+    level: int,
+    key: str,
+    message: str,
+    *args: object,
+    every: float = 60.0,
+    about: str = "",
+    turn: Callable[[str, float], bool] | None = None,
+) -> None:
     """Logs `message`, at most once per `key` in `every` seconds; what was held back is counted in the next line.
 
     Args:
@@ -54,6 +63,7 @@ def limited(level: int, key: str, message: str, *args: object, every: float = 60
         args: its arguments. Pass user data through `shown`.
         every: seconds between two lines of one key.
         about: tells lines of one key apart, such as a name; the first eight of them have a limit of their own.
+        turn: asked with the key, up to a colon, and `every`, whether no other process of the host has said it.
     """
     now = time.monotonic()
     if about:
@@ -61,10 +71,11 @@ def limited(level: int, key: str, message: str, *args: object, every: float = 60
         if len(names) < _MAX_ABOUTS or about in names:
             names.add(about)
             key = f"{key}:{about}"
+    kind = key.partition(":")[0]
     if key not in _last and not _has_room(now):
         key, every = _OTHERS, max(every, _LOOK_EVERY)
     last, held = _last.get(key, (now - every, 0))
-    if now - last < every:
+    if now - last < every or (turn is not None and not (_heard(level) and turn(kind, every))):
         _last[key] = (last, held + 1)
         return
     _last[key] = (now, 0)
@@ -95,6 +106,15 @@ def escaped(text: str) -> str:
 
 def _fit(text: str) -> str:
     return escaped(text if len(text) <= _MAX_ARGUMENT else text[:_MAX_ARGUMENT] + "...")
+
+
+def _heard(level: int) -> bool:
+    """Whether a line of that level goes anywhere: where it does not, it must not take the turn of another process."""
+    try:
+        return bool(lazy.load("logging").getLogger("hypotest").isEnabledFor(level))
+    except Exception as error:  # noqa: BLE001 - as in `line`
+        let_through(error)
+        return False
 
 
 def shown(value: object) -> str:

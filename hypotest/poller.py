@@ -50,11 +50,28 @@ class Poller:
             document = validation.parse_document(body, self._document)
         except SettingsError as error:
             # Not remembered by its ETag: asked for again in full until it is mended.
-            log.limited(log.ERROR, "settings", "settings refused, the last good ones stay in force: %s", error)
+            log.limited(
+                log.ERROR,
+                "settings",
+                "settings refused, the last good ones stay in force: %s",
+                error,
+                turn=self._page.turn,
+            )
             self.error = f"settings refused: {error}"
             return False
         self.error = ""
-        published = self._publisher.publish(document.records)
+        try:
+            published = self._publisher.publish(document.records)
+        except OSError as error:
+            log.limited(
+                log.ERROR,
+                "settings",
+                "settings cannot be written, the last good ones stay in force: %s",
+                error,
+                turn=self._page.turn,
+            )
+            self.error = f"settings cannot be written: {error}"
+            return False
         self._etag, self._document = etag, document
         words[control.SETTINGS_TIME] = int(time.time())
         if published:
