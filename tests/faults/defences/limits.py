@@ -2,6 +2,122 @@
 
 from __future__ import annotations
 
-from tests.faults.defences import Fault
+from tests.faults.defences import Fault, Removal
 
-FAULTS: list[Fault] = []
+_HERE = "tests/faults/test_limits.py::"
+_REFUSE_ON_ERROR = Removal(
+    "hypotest/spool.py",
+    'raise self._refusal("disk", str(error)) from error\n        self._write_down(fresh)',
+    "raise\n        self._write_down(fresh)",
+)
+
+FAULTS: list[Fault] = [
+    Fault(
+        fault="the spool reaches its cap",
+        happens="new events are refused and counted, spool_full; what was kept before is delivered",
+        test="tests/test_outage.py::test_the_cap_holds_in_an_outage",
+        figure="4 processes at full speed, cap 8 MiB: at most 4 segments over it",
+        removals=(
+            Removal(
+                "hypotest/spool.py",
+                "if held + size > self._max_bytes:\n            raise",
+                "if False:\n            raise",
+            ),
+        ),
+    ),
+    Fault(
+        fault="no inode left",
+        happens="answers stay; once the open files are full, events are refused and counted; later it goes on",
+        test=_HERE + "test_no_inode_left",
+        figure="accounts exact",
+        removals=(_REFUSE_ON_ERROR,),
+    ),
+    Fault(
+        fault="no descriptor left, in the process that leads",
+        happens="answers stay, events are refused and counted; with descriptors it keeps and delivers again",
+        test=_HERE + "test_no_descriptor_left",
+        figure="64 descriptors, all in use; accounts exact",
+        removals=(_REFUSE_ON_ERROR,),
+    ),
+    Fault(
+        fault="a limit of the size of files (RLIMIT_FSIZE)",
+        happens="events are refused and counted, new settings wait and the log says why; both go on without it",
+        test=_HERE + "test_a_file_size_limit",
+        figure="100 bytes; accounts exact",
+        removals=(Removal("hypotest/poller.py", "except OSError as error:", "except ZeroDivisionError as error:"),),
+    ),
+    Fault(
+        fault="a limit of memory (RLIMIT_AS): no room for a mapping",
+        happens="answers stay, events are refused and counted; it goes on when there is room",
+        test=_HERE + "test_no_room_for_a_mapping",
+        figure="32 KiB left; accounts exact",
+        removals=(_REFUSE_ON_ERROR,),
+    ),
+    Fault(
+        fault="10,000 files of processes that ended",
+        happens="all delivered, each once, with a bounded number of descriptors",
+        test=_HERE + "test_orphans_by_the_thousand",
+        figure="8 s, 140 descriptors at most",
+        removals=(Removal("hypotest/backlog.py", "_MAX_OPEN = 128", "_MAX_OPEN = 1 << 20"),),
+    ),
+    Fault(
+        fault="a disk of 64 MB that several processes fill together",
+        happens="no SIGBUS: events are refused and counted, and the disk is free after delivery",
+        test=_HERE + "test_a_small_disk_for_several_writers",
+        figure="4 processes; accounts exact",
+        removals=(
+            Removal("hypotest/spool.py", "if free - size < reserve:", "if False:"),
+            Removal("hypotest/platform.py", "os.posix_fallocate(fd, 0, size)", "os.ftruncate(fd, size)"),
+        ),
+    ),
+    Fault(
+        fault="the spool directory is deleted while processes work",
+        happens="what was in it is lost and counted; it is made again within a second, and events arrive",
+        test=_HERE + "test_what_is_deleted_under_us[spool]",
+        figure="2 processes",
+        removals=(Removal("hypotest/client.py", " or not state.whole()", ""),),
+    ),
+    Fault(
+        fault="the whole state directory is deleted while processes work",
+        happens="answers stay as they are; it is made again within a second, and events and new settings arrive",
+        test=_HERE + "test_what_is_deleted_under_us[../..]",
+        figure="2 processes, 0 answers changed",
+        removals=(Removal("hypotest/client.py", "settings.decode, held)", "settings.decode)"),),
+    ),
+    Fault(
+        fault="the control page is deleted while processes work",
+        happens="it is made again, with the newest settings on disk; all processes turn to it within a second",
+        test=_HERE + "test_what_is_deleted_under_us[control]",
+        figure="2 processes, 0 answers changed",
+        removals=(Removal("hypotest/client.py", "self.page.replaced() or ", ""),),
+    ),
+    Fault(
+        fault="the file system turns read-only while processes work",
+        happens="answers stay; once the open files are full, events are refused and counted; later it goes on",
+        test=_HERE + "test_a_file_system_that_turns_read_only",
+        figure="accounts exact",
+        removals=(_REFUSE_ON_ERROR,),
+    ),
+    Fault(
+        fault="no thread can be started (RLIMIT_NPROC)",
+        happens="events are kept, one line says so, another process delivers them",
+        test=_HERE + "test_no_thread_can_be_started",
+        figure="20 of 20 events, 1 line",
+        removals=(
+            Removal("hypotest/client.py", "except RuntimeError as error:", "except ZeroDivisionError as error:"),
+        ),
+    ),
+    Fault(
+        fault="the disk is full for the log",
+        happens="nobody is disturbed: no exception, nothing on stderr",
+        test=_HERE + "test_a_log_that_cannot_be_written",
+        figure="stdout on a full device",
+        removals=(
+            Removal(
+                "hypotest/handler.py",
+                "class _Handler(logging.StreamHandler):",
+                "class _Handler(logging.StreamHandler):\n    pass\n\n\nclass _Unused(logging.StreamHandler):",
+            ),
+        ),
+    ),
+]

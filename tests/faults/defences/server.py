@@ -2,6 +2,172 @@
 
 from __future__ import annotations
 
-from tests.faults.defences import Fault
+from tests.faults.defences import Fault, Removal
 
-FAULTS: list[Fault] = []
+_LONG = "tests/faults/test_long_outage.py::"
+_TRANSPORT = "tests/test_transport.py::"
+_TRUST = "tests/test_transport_trust.py::"
+_TURN = Removal(
+    "hypotest/control.py",
+    "            return False\n        self.words[_SAID]",
+    "            pass\n        self.words[_SAID]",
+)
+
+FAULTS: list[Fault] = [
+    Fault(
+        fault="the server is away for a day",
+        happens="the spool fills to its cap, new events are refused by count; the log tells so each hour; all that"
+        " was kept arrives once, in batches of 1,000 over one connection",
+        test=_LONG + "test_a_day_without_the_server",
+        figure="4 workers: 1,035 lines of the log, idle 0; 5,216 events kept, 6,304 refused, sent in 6 batches",
+        removals=(_TURN,),
+    ),
+    Fault(
+        fault="all workers of a host are refused at once",
+        happens="one of them says so, not each",
+        test=_LONG + "test_workers_at_the_cap_speak_with_one_voice",
+        figure="8 workers and a leader: 3 lines",
+        removals=(_TURN,),
+    ),
+    Fault(
+        fault="a server returns to hosts that all began in its outage",
+        happens="polls and sends are spread: full jitter",
+        test=_LONG + "test_hosts_that_return_from_an_outage_do_not_come_together",
+        figure="100 hosts: under 30 in any second",
+        removals=(
+            Removal("hypotest/leadership.py", "return at_least + _between(0, spread)", "return at_least + spread"),
+        ),
+    ),
+    Fault(
+        fault="503 or 429 with Retry-After, to all hosts at once",
+        happens="left alone for so long, by flush() too; then they come spread over as long again, a minute at most",
+        test=_LONG + "test_hosts_that_are_told_to_come_back_do_not_come_together",
+        figure="100 hosts told 60 s: none before, under 30 in any second",
+        removals=(Removal("hypotest/leadership.py", ", min(at_least, _BACKOFF_CAP))", ", 0.0)"),),
+    ),
+    Fault(
+        fault="hosts are started at one moment",
+        happens="first polls are at once, with settings on disk within pull_jitter; from the second on they are spread",
+        test=_LONG + "test_hosts_that_start_together_do_not_stay_together",
+        figure="100 hosts: under 30 in any second",
+        removals=(
+            Removal("hypotest/leadership.py", "if parted or not config.pull_jitter else 0", "if parted or True else 0"),
+        ),
+    ),
+    Fault(
+        fault="the server refuses connections",
+        happens="one short line; events are kept, settings stay",
+        test=_TRUST + "test_nobody_there",
+        figure="3 ways of not being there",
+        removals=(
+            Removal(
+                "hypotest/transport.py",
+                "except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)",
+                "except ZeroDivisionError",
+            ),
+        ),
+    ),
+    Fault(
+        fault="the server accepts and says nothing",
+        happens="given up after five times connection_timeout",
+        test=_TRUST + "test_no_answer_at_all",
+        figure="bounded",
+        removals=(
+            Removal(
+                "hypotest/transport.py", "                timeout=self._timeout,\n", "                timeout=700,\n"
+            ),
+        ),
+    ),
+    Fault(
+        fault="the server drips its answer, byte by byte",
+        happens="given up after ten times connection_timeout for the head, and as long for the body",
+        test=_TRUST + "test_a_slow_drip",
+        figure="7 places: status line, header, headers, body, chunks, between and after them",
+        removals=(Removal("hypotest/transport.py", "if time.monotonic() > self._deadline:", "if False:"),),
+    ),
+    Fault(
+        fault="500, 404, 409 or the like",
+        happens="one request, nothing is split, everything is kept",
+        test="tests/test_sender.py::test_an_outage_keeps_everything",
+        figure="6 statuses",
+        removals=(
+            Removal(
+                "hypotest/transport.py",
+                "    raise TransportError(message, retry_after)\n\n\ndef _retry_after",
+                "\n\ndef _retry_after",
+            ),
+        ),
+    ),
+    Fault(
+        fault="413: the batch is too large",
+        happens="the same events go in smaller batches, in order and each once",
+        test="tests/test_sender.py::test_a_batch_too_large_is_split",
+        figure="100 events, 0 dropped",
+        removals=(
+            Removal(
+                "hypotest/sender.py",
+                "            return self._settle_parts(batch, refusal)",
+                "            raise refusal from None",
+            ),
+        ),
+    ),
+    Fault(
+        fault="400 to everything, as from a broken proxy",
+        happens="nothing is set aside: all is kept, the log says what was answered",
+        test="tests/test_sender.py::test_all_refused",
+        figure="3 statuses, 0 dropped",
+        removals=(Removal("hypotest/sender.py", "        if DELIVERED not in parts.fates:\n", "        if False:\n"),),
+    ),
+    Fault(
+        fault="401 or 403: the token is refused",
+        happens="kept, and said with the status and what the server gave as its reason",
+        test=_TRANSPORT + "test_statuses",
+        figure="13 statuses, both calls",
+        removals=(Removal("hypotest/transport.py", "if status in (401, 403):", "if status in ():"),),
+    ),
+    Fault(
+        fault="200 with HTML, as from a captive portal, or with broken JSON",
+        happens="acknowledges nothing: the events are sent again",
+        test=_TRANSPORT + "test_what_is_not_json_acknowledges_nothing",
+        figure="4 bodies",
+        removals=(
+            Removal("hypotest/transport.py", "            orjson.loads(reply)\n", "            reply and None\n"),
+        ),
+    ),
+    Fault(
+        fault="an answer that ends in the middle",
+        happens="is none: settings stay, events are sent again",
+        test=_TRANSPORT + "test_a_truncated_answer",
+        figure="by length, by chunks, by gzip",
+        removals=(
+            Removal("hypotest/transport.py", "if unpacker is not None and body and not unpacker.eof:", "if False:"),
+        ),
+    ),
+    Fault(
+        fault="304 to a request that had nothing to compare with",
+        happens="is no answer: the settings are asked for again",
+        test=_TRANSPORT + "test_unchanged_settings",
+        figure="1 of 1",
+        removals=(Removal("hypotest/transport.py", "            if etag is None:\n", "            if False:\n"),),
+    ),
+    Fault(
+        fault="a settings document that is none",
+        happens="the last good one stays in force, and it is asked for in full until it is mended",
+        test="tests/test_poller.py::test_unusable_settings",
+        figure="6 documents",
+        removals=(
+            Removal(
+                "hypotest/poller.py",
+                "        except SettingsError as error:\n",
+                "        except ZeroDivisionError as error:\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="the server commits a batch and dies before it answers",
+        happens="the batch is sent again with the same ids, and counts once",
+        test="tests/test_kill.py::test_a_server_that_dies_after_committing_counts_once",
+        figure="0 counted twice",
+        removals=(Removal("hypotest/backlog.py", 'f"{prefix}{offset:x}"', 'f"{os.urandom(8).hex()}-{offset:x}"'),),
+    ),
+]
