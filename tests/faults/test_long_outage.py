@@ -284,7 +284,7 @@ def test_hosts_that_start_together_do_not_stay_together(fleet: Fleet) -> None:
     fleet.start()
     fleet.run(36)
     assert fleet.asked["GET"][:HOSTS] == [0.0] * HOSTS
-    assert fleet.busiest("GET", 1, fleet.now) < SAFE
+    assert fleet.busiest("GET", 1, fleet.now) < SAFE // 2  # 3 are uniform, 20 is what the jitter alone does
 
 
 def test_hosts_that_start_together_with_settings_do_not_ask_together(fleet: Fleet) -> None:

@@ -49,7 +49,7 @@ FAULTS: list[Fault] = [
         fault="hosts are started at one moment",
         happens="first polls are at once, with settings on disk within pull_jitter; from the second on they are spread",
         test=_LONG + "test_hosts_that_start_together_do_not_stay_together",
-        figure="100 hosts: under 30 in any second",
+        figure="100 hosts: under 15 in any second",
         removals=(
             Removal("hypotest/leadership.py", "if parted or not config.pull_jitter else 0", "if parted or True else 0"),
         ),
