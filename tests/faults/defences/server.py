@@ -69,9 +69,9 @@ FAULTS: list[Fault] = [
     ),
     Fault(
         fault="the server accepts and says nothing",
-        happens="given up after five times connection_timeout",
-        test=_TRUST + "test_no_answer_at_all",
-        figure="bounded",
+        happens="given up after five times connection_timeout, and said; the end of it is noticed by the next batch",
+        test="tests/test_outage.py::test_trouble_ends_with_the_outage",
+        figure="a server stopped by SIGSTOP",
         removals=(
             Removal(
                 "hypotest/transport.py", "                timeout=self._timeout,\n", "                timeout=700,\n"
