@@ -15,23 +15,23 @@ _TURN = Removal(
 
 FAULTS: list[Fault] = [
     Fault(
-        fault="the server is away for a day",
-        happens="the spool fills to its cap, new events are refused by count; the log tells so each hour; all that"
+        fault="The server is away for a day",
+        happens="The spool fills to its cap, new events are refused by count; the log tells so each hour; all that"
         " was kept arrives once, in batches of 1,000 over one connection",
         test=_LONG + "test_a_day_without_the_server",
         figure="4 workers: 1,035 lines of the log, idle 0; 5,216 events kept, 6,304 refused, sent in 6 batches",
         removals=(_TURN,),
     ),
     Fault(
-        fault="all workers of a host are refused at once",
-        happens="one of them says so, not each",
+        fault="All workers of a host are refused at once",
+        happens="One of them says so, not each",
         test=_LONG + "test_workers_at_the_cap_speak_with_one_voice",
         figure="8 workers and a leader: 3 lines",
         removals=(_TURN,),
     ),
     Fault(
-        fault="a server returns to hosts that all began in its outage",
-        happens="polls and sends are spread: full jitter",
+        fault="A server returns to hosts that all began in its outage",
+        happens="Polls and sends are spread: full jitter",
         test=_LONG + "test_hosts_that_return_from_an_outage_do_not_come_together",
         figure="100 hosts: under 30 in any second",
         removals=(
@@ -40,14 +40,14 @@ FAULTS: list[Fault] = [
     ),
     Fault(
         fault="503 or 429 with Retry-After, to all hosts at once",
-        happens="left alone for so long, by flush() too; then they come spread over as long again, a minute at most",
+        happens="Left alone for so long, by flush() too; then they come spread over as long again, a minute at most",
         test=_LONG + "test_hosts_that_are_told_to_come_back_do_not_come_together",
         figure="100 hosts told 60 s: none before, under 30 in any second",
         removals=(Removal("hypotest/leadership.py", ", min(at_least, _BACKOFF_CAP))", ", 0.0)"),),
     ),
     Fault(
-        fault="hosts are started at one moment",
-        happens="first polls are at once, with settings on disk within pull_jitter; from the second on they are spread",
+        fault="Hosts are started at one moment",
+        happens="First polls are at once, with settings on disk within pull_jitter; from the second on they are spread",
         test=_LONG + "test_hosts_that_start_together_do_not_stay_together",
         figure="100 hosts: under 15 in any second",
         removals=(
@@ -55,8 +55,8 @@ FAULTS: list[Fault] = [
         ),
     ),
     Fault(
-        fault="the server refuses connections",
-        happens="one short line; events are kept, settings stay",
+        fault="The server refuses connections",
+        happens="One short line; events are kept, settings stay",
         test=_TRUST + "test_nobody_there",
         figure="3 ways of not being there",
         removals=(
@@ -68,10 +68,10 @@ FAULTS: list[Fault] = [
         ),
     ),
     Fault(
-        fault="the server accepts and says nothing",
-        happens="given up after five times connection_timeout, and said; the end of it is noticed by the next batch",
+        fault="The server accepts and says nothing",
+        happens="Given up after five times connection_timeout, and said; the end of it is noticed by the next batch",
         test="tests/test_outage.py::test_trouble_ends_with_the_outage",
-        figure="a server stopped by SIGSTOP",
+        figure="A server stopped by SIGSTOP",
         removals=(
             Removal(
                 "hypotest/transport.py", "                timeout=self._timeout,\n", "                timeout=700,\n"
@@ -79,15 +79,15 @@ FAULTS: list[Fault] = [
         ),
     ),
     Fault(
-        fault="the server drips its answer, byte by byte",
-        happens="given up after ten times connection_timeout for the head, and as long for the body",
+        fault="The server drips its answer, byte by byte",
+        happens="Given up after ten times connection_timeout for the head, and as long for the body",
         test=_TRUST + "test_a_slow_drip",
         figure="7 places: status line, header, headers, body, chunks, between and after them",
         removals=(Removal("hypotest/transport.py", "if time.monotonic() > self._deadline:", "if False:"),),
     ),
     Fault(
         fault="500, 404, 409 or the like",
-        happens="one request, nothing is split, everything is kept",
+        happens="One request, nothing is split, everything is kept",
         test="tests/test_sender.py::test_an_outage_keeps_everything",
         figure="6 statuses",
         removals=(
@@ -100,7 +100,7 @@ FAULTS: list[Fault] = [
     ),
     Fault(
         fault="413: the batch is too large",
-        happens="the same events go in smaller batches, in order and each once",
+        happens="The same events go in smaller batches, in order and each once",
         test="tests/test_sender.py::test_a_batch_too_large_is_split",
         figure="100 events, 0 dropped",
         removals=(
@@ -113,21 +113,21 @@ FAULTS: list[Fault] = [
     ),
     Fault(
         fault="400 to everything, as from a broken proxy",
-        happens="nothing is set aside: all is kept, the log says what was answered",
+        happens="Nothing is set aside: all is kept, the log says what was answered",
         test="tests/test_sender.py::test_all_refused",
         figure="3 statuses, 0 dropped",
         removals=(Removal("hypotest/sender.py", "        if DELIVERED not in parts.fates:\n", "        if False:\n"),),
     ),
     Fault(
         fault="401 or 403: the token is refused",
-        happens="kept, and said with the status and what the server gave as its reason",
+        happens="Kept, and said with the status and what the server gave as its reason",
         test=_TRANSPORT + "test_statuses",
         figure="13 statuses, both calls",
         removals=(Removal("hypotest/transport.py", "if status in (401, 403):", "if status in ():"),),
     ),
     Fault(
         fault="200 with HTML, as from a captive portal, or with broken JSON",
-        happens="acknowledges nothing: the events are sent again",
+        happens="Acknowledges nothing: the events are sent again",
         test=_TRANSPORT + "test_what_is_not_json_acknowledges_nothing",
         figure="4 bodies",
         removals=(
@@ -135,24 +135,24 @@ FAULTS: list[Fault] = [
         ),
     ),
     Fault(
-        fault="an answer that ends in the middle",
-        happens="is none: settings stay, events are sent again",
+        fault="An answer that ends in the middle",
+        happens="Is none: settings stay, events are sent again",
         test=_TRANSPORT + "test_a_truncated_answer",
-        figure="by length, by chunks, by gzip",
+        figure="By length, by chunks, by gzip",
         removals=(
             Removal("hypotest/transport.py", "if unpacker is not None and body and not unpacker.eof:", "if False:"),
         ),
     ),
     Fault(
         fault="304 to a request that had nothing to compare with",
-        happens="is no answer: the settings are asked for again",
+        happens="Is no answer: the settings are asked for again",
         test=_TRANSPORT + "test_unchanged_settings",
         figure="1 of 1",
         removals=(Removal("hypotest/transport.py", "            if etag is None:\n", "            if False:\n"),),
     ),
     Fault(
-        fault="a settings document that is none",
-        happens="the last good one stays in force, and it is asked for in full until it is mended",
+        fault="A settings document that is none",
+        happens="The last good one stays in force, and it is asked for in full until it is mended",
         test="tests/test_poller.py::test_unusable_settings",
         figure="6 documents",
         removals=(
@@ -164,8 +164,8 @@ FAULTS: list[Fault] = [
         ),
     ),
     Fault(
-        fault="the server commits a batch and dies before it answers",
-        happens="the batch is sent again with the same ids, and counts once",
+        fault="The server commits a batch and dies before it answers",
+        happens="The batch is sent again with the same ids, and counts once",
         test="tests/test_kill.py::test_a_server_that_dies_after_committing_counts_once",
         figure="0 counted twice",
         removals=(Removal("hypotest/backlog.py", 'f"{prefix}{offset:x}"', 'f"{os.urandom(8).hex()}-{offset:x}"'),),
