@@ -204,7 +204,7 @@ settle()
 )
 def test_what_is_deleted_under_us(server: ServerProcess, tmp_path: Path, deleted: str) -> None:
     """Whatever of the state is deleted while two processes work, their answers stay as they are, and soon events and
-    new settings arrive again, from and for both."""
+    new settings arrive again, from and for both. A process that comes later finds them."""
     source = """
 for line in sys.stdin:
     for _ in range(20):
@@ -245,6 +245,9 @@ for line in sys.stdin:
             return all("new" in worker.lines for worker in workers) and any(arrived(f"after{n}") for n in range(number))
 
         wait_for(again, f"events and new settings arrive: {one.output()} {two.output()}")
+        run(
+            'assert hypotest.wait_until_ready(10)\nuntil(lambda: hypotest.status().leader_pid, "a leader is seen")', env
+        )
         for worker in workers:
             assert "failed, the application goes on" not in worker.output()
             assert "Traceback" not in worker.output(), worker.output()
@@ -330,9 +333,9 @@ status = hypotest.status()
 assert status.spool_bytes > 40 << 20, status
 offered = status.accepted + sum(status.refused.values())
 {GO}
-settle()
+until(lambda: hypotest.flush(5), "delivered", 60)
 until(lambda: hypotest.status().spool_bytes < 1 << 20, "the disk is free again")
-serve(20)
+serve_until_kept()
 settle()
 """
     first = mounts + f"small_disk({str(disk)!r}, 'size=64m')\n"
@@ -378,14 +381,14 @@ def test_a_log_that_cannot_be_written(server: ServerProcess, tmp_path: Path) -> 
     source = """
 import logging
 {setup}
-logging.raiseExceptions = False
 assert hypotest.wait_until_ready(10)
 hypotest.kpi_event("k", user_id=None)
 hypotest.config(pull_interval="often")
 keep("kept")
 assert hypotest.flush(10), hypotest.status()
 """
-    for number, setup in enumerate(("", "logging.basicConfig(filename='/dev/full')")):
+    theirs = "logging.basicConfig(filename='/dev/full'); logging.raiseExceptions = False"  # what their handler says
+    for number, setup in enumerate(("", theirs)):
         with open("/dev/full", "w") as full:
             done = subprocess.run(
                 [sys.executable, "-c", PRELUDE + source.format(setup=setup)],
