@@ -191,9 +191,10 @@ class Leadership:
     def _poll(self) -> float:
         config = self._post.config
         begun, self._begun = self._begun, True
-        if not begun and config.pull_jitter and self._publisher.in_force():
-            # Hosts are started together, too: what is on disk will do for a moment.
-            return _between(0, min(config.pull_jitter, config.pull_interval))
+        if not begun and (rest := self._fresh_for()) > 0:
+            # Hosts are started together, too: what was confirmed an interval ago at most will do for a moment. Not
+            # longer: where no leader lived for as long as the jitter, none would ever poll.
+            return _between(0, min(config.pull_jitter, rest))
         try:
             self._poller.poll_once()
         except TransportError as error:
@@ -207,6 +208,12 @@ class Leadership:
         parted, self._parted = self._parted, True
         # The first interval ends anywhere: by the jitter alone, hosts that begin together would part within the hour.
         return _between(config.pull_interval if parted or not config.pull_jitter else 0, longest)
+
+    def _fresh_for(self) -> float:
+        """Seconds until the settings on disk are as old as they may be between two polls; 0 if there are none."""
+        interval = self._post.config.pull_interval
+        age = max(0.0, time.time() - self._post.page.words[control.SETTINGS_TIME])
+        return interval - age if age < interval and self._publisher.in_force() else 0.0
 
     def _drain(self) -> int:
         """Sends what there is; returns how many events were settled."""

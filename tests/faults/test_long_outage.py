@@ -296,3 +296,16 @@ def test_hosts_that_start_together_with_settings_do_not_ask_together(fleet: Flee
     began = fleet.now
     fleet.run(6)
     assert fleet.busiest("GET", began, began + 5.5) <= 2 * SAFE
+
+
+def test_settings_that_are_older_than_the_interval_are_asked_for_at_once(fleet: Fleet) -> None:
+    """A host whose leaders all end sooner than the jitter would never ask otherwise."""
+    fleet.answer = serves
+    fleet.start()
+    fleet.run(1)
+    for page in fleet.pages:
+        page.words[control.SETTINGS_TIME] -= 60
+    fleet.start()
+    began = fleet.now
+    fleet.run(1)
+    assert fleet.asked["GET"] == [began] * HOSTS

@@ -47,7 +47,7 @@ FAULTS: list[Fault] = [
     ),
     Fault(
         fault="Hosts are started at one moment",
-        happens="First polls are at once, with settings on disk within pull_jitter; from the second on they are spread",
+        happens="First polls are at once, or within pull_jitter of fresh settings; from the second on they are spread",
         test=_LONG + "test_hosts_that_start_together_do_not_stay_together",
         figure="100 hosts: under 15 in any second",
         removals=(
