@@ -114,6 +114,10 @@ class ControlPage:
         self.words[_SAID] = self.words[own] = now
         return True
 
+    def unsaid(self, kind: str) -> None:
+        """Makes the next line of this kind news: another process says it, maybe in another log."""
+        self.words[_SAID + 1 + KINDS.index(kind)] = 0
+
     def accounts(self) -> tuple[str, list[int]]:
         """The counts of all finished segments, and the name of the segment that was folded in last."""
         # One copy after the other: a reader held up in between may have an old first and a torn second one.

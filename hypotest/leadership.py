@@ -123,6 +123,7 @@ class Leadership:
                 post.start(name, loop.run)
             except RuntimeError:  # a limit; and Python 3.12 starts none while the interpreter goes down, as for a flush
                 self._threadless.append(loop)
+        page.unsaid("server")
         page.words[control.EPOCH] += 1
         page.words[LEADER_SPACE] = pid_space()
         page.words[LEADER_PID] = os.getpid()
