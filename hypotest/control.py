@@ -58,6 +58,7 @@ KINDS = ("server", "settings", "refused", "unready", "vacant", "election", "loop
 _SAID = 2560 // 8
 _PACE, _NEWS = 90, 600
 _ATTEMPTS = 10
+_DRAFT, _DRAFT_AGE = ".control-", 60.0
 
 
 class ControlPage:
@@ -204,7 +205,7 @@ def open_existing(directory: str) -> ControlPage | None:
 
 def _create(directory: str, generation: int, publish: object) -> None:
     # Whole before it has its name; os.link fails if another process was faster, which is as good.
-    draft = f"{directory}/.control-{os.urandom(8).hex()}"
+    draft = f"{directory}/{_DRAFT}{os.urandom(8).hex()}"
     fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | platform.O_SAFE, 0o600)
     try:
         page = bytearray(SIZE)
@@ -218,3 +219,12 @@ def _create(directory: str, generation: int, publish: object) -> None:
         os.close(fd)
         with contextlib.suppress(OSError):
             os.unlink(draft)
+
+
+def sweep_drafts(directory: str) -> None:
+    """Removes what processes left that were killed while they made the page; from time to time, by the leader."""
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.name.startswith(_DRAFT) and time.time() - entry.stat().st_mtime > _DRAFT_AGE:
+                    os.unlink(entry.path)

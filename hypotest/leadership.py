@@ -157,6 +157,7 @@ class Leadership:
             self._neighbours_due = now + _NEIGHBOURS_EVERY
             self._backlog.sweep_quarantine()
             neighbours.visit(self._post.state, self._post.config.max_event_age, lived)
+            control.sweep_drafts(self._post.state.path)
 
     def wake_sender(self) -> None:
         """Sends now, unless the server asked for patience or was tried a moment ago."""
