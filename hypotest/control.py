@@ -30,6 +30,7 @@ changes nothing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import struct
@@ -73,10 +74,14 @@ class ControlPage:
 
         Raises:
             CorruptFile: the file is not a control page of this version.
+            OSError: it cannot be read.
         """
         self._path = f"{directory}/{NAME}"
         self._fd = fd
-        if os.fstat(fd).st_size != SIZE or os.pread(fd, 8, 0) != MAGIC.to_bytes(8, "little"):
+        magic, size = os.pread(fd, 8, 0), os.fstat(fd).st_size
+        if len(magic) < min(size, 8):
+            raise OSError(errno.EIO, "short read")  # a page that is replaced takes the accounts along
+        if size != SIZE or magic != MAGIC.to_bytes(8, "little"):
             raise CorruptFile(f"{self._path} is not a control page of this version")
         self._map = mmap.mmap(fd, SIZE)
         self.words = memoryview(self._map).cast("Q")

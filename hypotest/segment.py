@@ -65,11 +65,19 @@ class _FileBytes:
 
     def __getitem__(self, part: slice) -> bytes:
         wanted = part.stop - part.start
-        return os.pread(self._fd, wanted, part.start).ljust(wanted, b"\0")
+        found = os.pread(self._fd, wanted, part.start)
+        if len(found) != wanted:
+            if os.fstat(self._fd).st_size >= part.stop:
+                raise OSError(errno.EIO, "short read")  # a zero in its place would be taken for the position
+            found = found.ljust(wanted, b"\0")
+        return found
 
     def __setitem__(self, part: slice, data: bytes) -> None:
-        if os.pwrite(self._fd, data, part.start) != len(data):
+        written = os.pwrite(self._fd, data, part.start)
+        if not written:
             raise OSError(errno.ENOSPC, "short write: the disk is full")
+        if written != len(data):  # the rest tells why
+            self[part.start + written : part.stop] = data[written:]
 
 
 class _FileWords:
@@ -102,16 +110,20 @@ class Segment:
 
         Raises:
             CorruptFile: the header is damaged.
+            OSError: it cannot be read.
         """
         self.path = path
         self.name = os.path.basename(path).removesuffix(SUFFIX)
         self.fd = -1
         self.opened = time.monotonic()
         try:
-            head = os.pread(fd, _HEAD.size, 0).ljust(_HEAD.size, b"\0")
+            head = os.pread(fd, _HEAD.size, 0)
+            size = os.fstat(fd).st_size
+            if len(head) < min(size, _HEAD.size):
+                raise OSError(errno.EIO, "short read")
+            head = head.ljust(_HEAD.size, b"\0")
             magic, self.seed, instance, self.number, _, _, _, _, _, full, _ = _HEAD.unpack(head)
             self.instance = instance.hex()
-            size = os.fstat(fd).st_size
             if magic != _MAGIC or size < HEADER or not HEADER <= full <= 1 << 32 or self.seed >> 32:
                 raise CorruptFile(f"{path} is not a segment of this version")
             self.limit = full
