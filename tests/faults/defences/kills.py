@@ -2,6 +2,216 @@
 
 from __future__ import annotations
 
-from tests.faults.defences import Fault
+from tests.faults.defences import Fault, Removal
 
-FAULTS: list[Fault] = []
+_TESTS = "tests/faults/test_sweep.py"
+_KILLED = f"{_TESTS}::test_killed_at_each_system_call"
+_ERROR = f"{_TESTS}::test_an_error_at_each_system_call"
+_HALF = f"{_TESTS}::test_half_of_each_transfer"
+
+FAULTS: list[Fault] = [
+    Fault(
+        "a process is killed inside a call that keeps an event",
+        "the event is kept whole, or it never was; the ones before it are delivered",
+        f"{_TESTS}::test_killed_at_each_bytecode_of_an_append",
+        "86 kills, at every bytecode",
+        (
+            Removal(
+                "hypotest/spool.py",
+                "            open_segment.map[offset:end] = pack_frame_head(length, crc32(payload, open_segment.seed))"
+                " + payload\n            words[POSITION] = position + ONE + (length + 15 & -8)  # publish last\n",
+                "            words[POSITION] = position + ONE + (length + 15 & -8)\n"
+                "            open_segment.map[offset:end] = pack_frame_head(length, crc32(payload, open_segment.seed))"
+                " + payload\n",
+            ),
+        ),
+    ),
+    Fault(
+        "a process is killed while it opens a segment",
+        "a draft without a name is left, which no leader reads; it is swept after a minute",
+        f"{_KILLED}[append]",
+        "35 kills",
+        (
+            Removal(
+                "hypotest/backlog.py",
+                "                        self._sweep_draft(entry.path, found)",
+                "                        pass",
+            ),
+        ),
+    ),
+    Fault(
+        "a process is killed in the first call on a host",
+        "the next process makes what is missing; a half-made control page is swept after a minute",
+        f"{_KILLED}[first call]",
+        "74 kills",
+        (Removal("hypotest/leadership.py", "            control.sweep_drafts(self._post.state.path)\n", ""),),
+    ),
+    Fault(
+        "a process is killed while it turns to the next segment",
+        "both segments lose their lock with it: they are delivered and deleted",
+        f"{_KILLED}[rotate]",
+        "19 kills",
+        (
+            Removal(
+                "hypotest/backlog.py",
+                "self.orphan = finished or (not self.own and self.segment.lock())",
+                "self.orphan = finished",
+            ),
+        ),
+    ),
+    Fault(
+        "the leader is killed while it collects a batch",
+        "nothing was settled: the next leader collects the same events",
+        f"{_KILLED}[claim]",
+        "48 kills",
+        (
+            Removal(
+                "hypotest/backlog.py",
+                "                marks.append(count * ONE | behind)",
+                "                marks.append(count * ONE | behind)\n"
+                "                held.words[ACKNOWLEDGED] = count * ONE | behind",
+            ),
+        ),
+    ),
+    Fault(
+        "the leader is killed between the server's answer and its own note of it",
+        "the next leader sends what was not noted again, under the same ids: the server counts each once",
+        f"{_KILLED}[acknowledge]",
+        "39 kills",
+        (Removal("hypotest/backlog.py", "{prefix}{offset:x}", "{prefix}{time.monotonic_ns():x}"),),
+    ),
+    Fault(
+        "the leader is killed after it counted a finished segment and before it deleted it",
+        "the next leader sees by the name beside the counts that they are in, and deletes the file",
+        f"{_KILLED}[acknowledge]",
+        "39 kills",
+        (
+            Removal("hypotest/backlog.py", "        self._finish_retirement()\n", ""),
+            Removal("hypotest/control.py", "        if last == segment:\n            return\n", ""),
+        ),
+    ),
+    Fault(
+        "the leader is killed while it publishes settings",
+        "the old ones or the new ones are in force, whole; the generation never goes back",
+        f"{_KILLED}[publish]",
+        "28 kills",
+        (
+            Removal(
+                "hypotest/publisher.py",
+                "        self._write(snapshot_path",
+                "        self._page.words[GENERATION] = generation\n        self._write(snapshot_path",
+            ),
+        ),
+    ),
+    Fault(
+        "a process is killed while it takes over from a dead leader",
+        "the kernel takes its lock back: the next one leads at once",
+        f"{_KILLED}[take over]",
+        "91 kills",
+        (
+            Removal(
+                "hypotest/lock.py",
+                "platform.open_own(self.path, os.O_RDWR | os.O_CREAT)",
+                "platform.open_own(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)",
+            ),
+        ),
+    ),
+    Fault(
+        "a process that is to lead cannot load what a leader needs: no descriptors",
+        "it gives the lock back, says so, and tries again a second later; so may others",
+        f"{_TESTS}::test_out_of_descriptors[take over, cold]",
+        "0 to 7 descriptors left",
+        (
+            Removal(
+                "hypotest/leader.py",
+                '            self._lock.release()\n            log.limited(log.ERROR, "election"',
+                '            log.limited(log.ERROR, "election"',
+            ),
+        ),
+    ),
+    Fault(
+        "opening a segment fails: no space, no descriptor, no memory, an I/O error",
+        "the event is refused and counted as `disk`; the next one is kept if the trouble is over",
+        f"{_ERROR}[append]",
+        "49 errors",
+        (
+            Removal(
+                "hypotest/spool.py",
+                '_RETRY_AFTER, "disk")\n            raise self._refusal("disk", str(error)) from error',
+                '_RETRY_AFTER, "disk")\n            raise EventRefused("disk", str(error)) from error',
+            ),
+        ),
+    ),
+    Fault(
+        "marking a full segment as finished fails, where segments are not mapped",
+        "the event that is in the next one counts as accepted, once; the full one is retired as an orphan",
+        f"{_ERROR}[rotate, not mapped]",
+        "52 errors",
+        (
+            Removal(
+                "hypotest/spool.py",
+                "        with contextlib.suppress(OSError):  # not mapped, on a full disk: without a lock it counts as"
+                " finished, too\n            done.words[FINISHED] = 1\n",
+                "        done.words[FINISHED] = 1\n",
+            ),
+        ),
+    ),
+    Fault(
+        "a settled segment cannot be deleted: an I/O error",
+        "its counts stand once; the leader deletes it in its next round",
+        f"{_ERROR}[acknowledge]",
+        "57 errors",
+        (
+            Removal("hypotest/backlog.py", "        self._finish_retirement()\n", ""),
+            Removal("hypotest/control.py", "        if last == segment:\n            return\n", ""),
+        ),
+    ),
+    Fault(
+        "the disk fails while settings are written",
+        "the settings in force stay, and the next poll publishes the new ones",
+        f"{_ERROR}[publish]",
+        "43 errors",
+        (Removal("hypotest/publisher.py", 'draft = f"{self._directory}/.settings-draft"', "draft = path"),),
+    ),
+    Fault(
+        "the kernel writes only a part of a settings file",
+        "the rest is written; only a whole file gets its name",
+        f"{_HALF}[publish]",
+        "every transfer",
+        (
+            Removal(
+                "hypotest/publisher.py",
+                "            while left:\n                left = left[os.write(fd, left) :]\n",
+                "            os.write(fd, left)\n",
+            ),
+        ),
+    ),
+    Fault(
+        "the kernel reads only a part of a segment's header",
+        "the leader comes back to the segment in its next round, and does not take it for a damaged one",
+        f"{_HALF}[claim]",
+        "every transfer",
+        (Removal("hypotest/segment.py", "if len(head) < min(size, _HEAD.size):", "if False:"),),
+    ),
+    Fault(
+        "a read of the position gives nothing, where segments are not mapped",
+        "an error, and the event is refused: a zero would be taken for the position, and the header overwritten",
+        f"{_ERROR}[append, not mapped]",
+        "51 errors",
+        (Removal("hypotest/segment.py", "if os.fstat(self._fd).st_size >= part.stop:", "if False:"),),
+    ),
+    Fault(
+        "the kernel writes only a part of an event, where segments are not mapped",
+        "the rest is written before the event counts",
+        f"{_HALF}[append, not mapped]",
+        "11 transfers",
+        (Removal("hypotest/segment.py", "if written != len(data):", "if False:"),),
+    ),
+    Fault(
+        "the kernel reads only a part of the control page's head",
+        "an error: a page that is taken for damaged would be replaced, and the accounts lost",
+        f"{_HALF}[start]",
+        "every transfer",
+        (Removal("hypotest/control.py", "if len(magic) < min(size, 8):", "if False:"),),
+    ),
+]
