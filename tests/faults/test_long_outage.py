@@ -308,4 +308,4 @@ def test_settings_that_are_older_than_the_interval_are_asked_for_at_once(fleet: 
     fleet.start()
     began = fleet.now
     fleet.run(1)
-    assert fleet.asked["GET"] == [began] * HOSTS
+    assert fleet.asked["GET"][:HOSTS] == [began] * HOSTS
