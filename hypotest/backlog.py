@@ -13,15 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from hypotest import accounts, log, platform, segment
+from hypotest import accounts, header, log, platform, segment
 from hypotest.control import LIVED, ControlPage
 from hypotest.control import SPOOL_BYTES as SPOOL_BYTES_WORD
 from hypotest.errors import CorruptFile
-from hypotest.segment import ACKNOWLEDGED, FINISHED, FIRST_SEEN, OFFSET, ONE, POSITION, Segment
+from hypotest.header import DONE, FINISHED, FIRST_SEEN, OFFSET, ONE, POSITION, SMALLEST_FRAME, SUFFIX
+from hypotest.segment import Segment
 from hypotest.statedir import StateDir
 
 _MAX_OPEN = 128
 _MAX_QUARANTINE = 16 << 20
+_BLOCK = 4096
 _DRAFT_AGE = 60.0
 _UNSOUND_PATIENCE = 5.0
 
@@ -42,7 +44,7 @@ class _Source:
     def is_orphan(self) -> bool:
         """Whether nobody writes it any more. Once true, stays true, and the lock is held."""
         if not self.orphan:
-            finished = self.segment.words[FINISHED] == 1
+            finished = self.segment.words[FINISHED] == DONE
             self.orphan = finished or (not self.own and self.segment.lock())
         return self.orphan
 
@@ -89,6 +91,7 @@ class Backlog:
         self._max_age = max_age
         self._sources: dict[str, _Source] = {}
         self._closed = False
+        self._quarantined: int | None = None
         self.crowded = False
 
     def close(self) -> None:
@@ -101,6 +104,7 @@ class Backlog:
             return
         own = self._own()
         self.crowded = False
+        self._quarantined = None
         self._finish_retirement()
         self._retire_settled()  # first: what is settled must not be in the way of what waits
         with os.scandir(self._state.spool) as entries:
@@ -108,7 +112,7 @@ class Backlog:
                 with contextlib.suppress(OSError):
                     if entry.name.startswith("."):
                         self._sweep_draft(entry.path, entry.stat(follow_symlinks=False))
-                    elif entry.name.endswith(segment.SUFFIX):
+                    elif entry.name.endswith(SUFFIX):
                         self._admit(entry.path, own)
         self._retire_settled()
 
@@ -123,9 +127,9 @@ class Backlog:
         # A leader may have died between a fold and its unlink. First of all: a fold of another segment would make
         # the totals forget which one they hold already, and the next one of this would count twice.
         folded, _ = self._control.accounts()
-        path = f"{self._state.spool}/{folded}{segment.SUFFIX}"
+        path = f"{self._state.spool}/{folded}{SUFFIX}"
         if folded:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                 os.unlink(path)
             self._sources.pop(path, None)
 
@@ -143,9 +147,28 @@ class Backlog:
         except CorruptFile:
             self._isolate(path)
             return
-        if not source.segment.words[FIRST_SEEN]:
-            source.segment.words[FIRST_SEEN] = self._control.words[LIVED] + 1
+        if not source.own and source.segment.stem != source.segment.name:
+            self._rename(source.segment, own)
+            return
+        if source.segment.mended:
+            log.limited(
+                log.ERROR, "mended", "the header of a segment is damaged, and read all the same: %s", _shown(path)
+            )
+        lived = self._control.words[LIVED] + 1
+        if not 0 < source.segment.words[FIRST_SEEN] <= lived:
+            source.segment.words[FIRST_SEEN] = lived % (1 << 64)
         self._sources[path] = source
+
+    def _rename(self, held: Segment, own: Mapping[str, Segment]) -> None:
+        # It takes the name that its header says. If that one is there, this is a copy, and its events are in the other.
+        path = f"{self._state.spool}/{held.stem}{SUFFIX}"
+        if not held.lock():
+            return  # its writer lives, and goes by the name it knows
+        if os.path.lexists(path):
+            self._set_aside(held.path)
+        else:
+            os.rename(held.path, path)
+            self._admit(path, own)
 
     def _make_room(self) -> bool:
         if len(self._sources) < _MAX_OPEN:
@@ -177,7 +200,7 @@ class Backlog:
         held = source.segment
         marks: list[int] = []
         orphan = source.is_orphan()  # before the position is read: what it covers then is all there will be
-        settled, end = held.words[ACKNOWLEDGED], self._end(source)
+        settled, end = held.acknowledged(), self._end(source)
         offset, count = settled & OFFSET, settled >> 40
         ageing = self._control.words[LIVED] + 1 - held.words[FIRST_SEEN] >= self._max_age
         prefix = f"{held.instance}-{held.number:x}-"
@@ -193,7 +216,7 @@ class Backlog:
             count += 1
             if ageing and not marks and self._expired(payload):
                 held.count(accounts.drop_slot("age"))
-                held.words[ACKNOWLEDGED] = count * ONE | behind
+                held.acknowledge(count * ONE | behind)
             else:
                 batch.events.append((f"{prefix}{offset:x}", payload))
                 batch.size += len(payload)
@@ -203,9 +226,8 @@ class Backlog:
 
     def _end(self, source: _Source) -> int:
         # After a power cut the position may be older than the frames: an orphan is read to the end of its file.
-        if source.orphan:
-            return os.fstat(source.segment.fd).st_size
-        return source.segment.words[POSITION] & OFFSET
+        end = source.segment.end()
+        return end if source.orphan else min(end, source.segment.position() & OFFSET)
 
     def _out_of_patience(self, source: _Source) -> bool:
         # On a weakly ordered processor the position may be seen before the frame: wait before calling it damaged.
@@ -216,7 +238,7 @@ class Backlog:
     def _next_offset(self, source: _Source) -> int:
         """The offset of the next unsettled sound frame, 0 if there is none."""
         held = source.segment
-        offset, end = held.words[ACKNOWLEDGED] & OFFSET, self._end(source)
+        offset, end = held.acknowledged() & OFFSET, self._end(source)
         if held.read(offset, end) is None:
             offset = held.next_sound(offset, end)
         return offset if offset < end else 0
@@ -241,21 +263,29 @@ class Backlog:
                 if fate:
                     self._quarantine(event_id, payload, fate)
                     source.segment.count(accounts.drop_slot(fate))
-            if decided and source.segment.words[ACKNOWLEDGED] < marks[decided - 1]:
-                source.segment.words[ACKNOWLEDGED] = marks[decided - 1]
+            if decided and source.segment.acknowledged() < marks[decided - 1]:
+                source.segment.acknowledge(marks[decided - 1])
             settled += decided
         return settled
 
     def _retire(self, path: str, source: _Source) -> None:
         held = source.segment
-        written, settled = held.words[POSITION], held.words[ACKNOWLEDGED]
+        written, settled = held.position(), held.acknowledged()
         missing = (written >> 40) - (settled >> 40)
         if missing > 0:
+            # The position may be what is damaged: there were no more than fit in what cannot be read.
+            missing = min(missing, held.uncovered(written & OFFSET) // SMALLEST_FRAME)
+        end = ((settled >> 40) + max(0, missing)) * ONE | max(written & OFFSET, settled & OFFSET)
+        if missing > 0:
             held.count(accounts.drop_slot("corrupt"), missing)
-            held.words[ACKNOWLEDGED] = written
+            held.acknowledge(end)
+        held.words[POSITION] = end
         self._control.fold(held.name, held.counters())
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            if missing > 0:
+                self._set_aside(path, missing)
+            else:
+                os.unlink(path)
         del self._sources[path]
 
     def expire(self) -> None:
@@ -290,7 +320,7 @@ class Backlog:
     def _quarantine(self, event_id: str, payload: bytes, reason: str) -> None:
         # For people: a disk that is full must not keep what the server has acknowledged from being settled.
         with contextlib.suppress(OSError):
-            if not self._quarantine_has_room():
+            if not self._quarantine_has_room(len(payload)):
                 return
             path = f"{self._state.quarantine}/{reason}-{time.strftime('%Y-%m-%d', time.gmtime())}.jsonl"
             fd = platform.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -302,14 +332,53 @@ class Backlog:
                 os.close(fd)
 
     def _isolate(self, path: str) -> None:
-        log.limited(log.ERROR, "isolated", "a damaged segment goes to quarantine/: %s", os.path.basename(path))
-        if self._quarantine_has_room():
-            os.rename(path, f"{self._state.quarantine}/{os.path.basename(path)}")
+        """Sets a segment aside that cannot be read, once its writer is gone."""
+        try:
+            fd = platform.open_own(path, os.O_RDWR)
+        except CorruptFile:
+            self._set_aside(path)  # no file, or not of our user: nothing that we accepted
+            return
+        try:
+            if not segment.lock(fd):
+                # Moved, it would take what its writer goes on to append with it.
+                log.limited(log.ERROR, "unread", "a segment in use cannot be read: %s", _shown(path))
+                return
+            _, _, rows = header.guess(segment.read_header(fd))
+            rows[accounts.drop_slot("corrupt")] = lost = accounts.pending(rows)
+            self._set_aside(path, lost)
+            self._control.fold("", rows)
+        finally:
+            os.close(fd)
+
+    def _set_aside(self, path: str, lost: int = 0) -> None:
+        log.limited(
+            log.ERROR,
+            "isolated",
+            "damaged, goes to quarantine/, %d events are counted as corrupt: %s",
+            lost,
+            _shown(path),
+        )
+        if self._quarantine_has_room(_least(os.lstat(path).st_size)):
+            target = f"{self._state.quarantine}/{os.path.basename(path)}"
+            os.rename(path, f"{target}.{os.urandom(4).hex()}" if os.path.lexists(target) else target)
         else:
             os.unlink(path)
 
-    def _quarantine_has_room(self) -> bool:
-        return platform.directory_size(self._state.quarantine) < _MAX_QUARANTINE
+    def _quarantine_has_room(self, more: int = 0) -> bool:
+        """Whether there is room for so many bytes. Looked for once in a scan: 10,000 damaged files are one look."""
+        if self._quarantined is None:
+            with os.scandir(self._state.quarantine) as entries:
+                self._quarantined = sum(_least(entry.stat(follow_symlinks=False).st_size) for entry in entries)
+        self._quarantined += more
+        return self._quarantined - more < _MAX_QUARANTINE
+
+
+def _least(size: int) -> int:
+    return max(size, _BLOCK)  # an empty file takes room, too
+
+
+def _shown(path: str) -> str:
+    return log.shown(os.path.basename(path))
 
 
 class Survey(NamedTuple):
@@ -337,12 +406,12 @@ def survey(state: StateDir, own: Mapping[str, Segment], without: str = "") -> Su
     rows, size, marks = [], 0, {}
     with contextlib.suppress(FileNotFoundError), os.scandir(state.spool) as entries:
         for entry in entries:
-            if not entry.name.endswith(segment.SUFFIX) or entry.name == without + segment.SUFFIX:
+            if not entry.name.endswith(SUFFIX) or entry.name == without + SUFFIX:
                 continue
             with contextlib.suppress(FileNotFoundError, CorruptFile, ValueError):
                 held = own.get(entry.path)
                 if held is not None:
-                    position, counters = held.words[POSITION], held.counters()
+                    position, counters = held.position(), held.counters()
                 else:
                     position, _, counters = segment.peek(entry.path)
                 rows.append(counters)
@@ -355,7 +424,7 @@ def is_settled(path: str, position: int, own: Mapping[str, Segment]) -> bool:
     """Whether the events of a segment up to `position` are settled; a segment without a file is."""
     held = own.get(path)
     try:
-        acknowledged = held.words[ACKNOWLEDGED] if held is not None else segment.peek(path)[1]
+        acknowledged = held.acknowledged() if held is not None else segment.peek(path)[1]
     except FileNotFoundError:
         return True
     except OSError:

@@ -132,7 +132,10 @@ class Client:
     def _each_second(self) -> None:
         state = self.state
         if self.reader is not None and self.spool is not None and self.page is not None and state is not None:
-            self.reader.retry()
+            if not self.reader.retry():
+                log.limited(
+                    log.WARNING, "snapshot", "settings: what is in force cannot be read, others are", every=600.0
+                )
             lost = self.spool.check()
             if lost:
                 log.limited(log.ERROR, "lost", "%d events were lost: their files were deleted", lost)

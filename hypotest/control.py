@@ -15,6 +15,7 @@ Written by the leader only, but for `kick`, which anyone may change to wake it, 
     72      8     lived: seconds that leaders have been at work, by their monotonic clocks
     80      8     sends made
     88      8     the leader's pid namespace, by its inode; 0 = unknown. Only there its pid means anything
+    96      8     the generation again, all bits inverted: tells a damaged one
     512     256   accounts, copy A     u64 sequence | 40 bytes segment name | 16 x u64 counters | u64 crc32
     768     256   accounts, copy B
     1024    512   the last error, as text:              u32 length | u32 crc32 | UTF-8
@@ -24,7 +25,11 @@ Written by the leader only, but for `kick`, which anyone may change to wake it, 
 Words are u64 in the machine's byte order and stored by one aligned assignment, which no reader sees torn
 (struct.pack_into would be: 14 to 22 % of concurrent reads saw a zero). Of the two copies of the accounts the valid one
 with the higher sequence counts; a finished segment is named by the copy that holds its counts, so folding it twice
-changes nothing.
+changes nothing. At rest both are the same: no damage to one of them loses a count.
+
+A page that is too short, too long or without its magic is made anew, with the accounts if one of their copies is sound;
+what was there goes to quarantine/control. The other words are for people, or are written again within a second or
+a poll: a damaged one misleads no longer than that, and none stops anybody.
 """
 
 from __future__ import annotations
@@ -34,11 +39,12 @@ import errno
 import mmap
 import os
 import struct
+import sys
 import time
 import zlib
 from collections.abc import Sequence
 
-from hypotest import accounts, platform
+from hypotest import accounts, log, platform
 from hypotest.errors import CorruptFile, StorageError
 
 NAME = "control"
@@ -46,7 +52,7 @@ SIZE = 4096
 MAGIC = int.from_bytes(b"HTCTRL01", "little")
 
 EPOCH, GENERATION, LEADER_PID, HEARTBEAT, KICK, SETTINGS_TIME = range(1, 7)
-SPOOL_BYTES, POLLS, LIVED, SENDS, LEADER_SPACE = range(7, 12)
+SPOOL_BYTES, POLLS, LIVED, SENDS, LEADER_SPACE, GENERATION_INVERTED = range(7, 13)
 
 _ACCOUNTS = struct.Struct(f"=Q40s{accounts.SLOTS}Q")
 _COPIES = (512, 768)
@@ -60,6 +66,7 @@ _SAID = 2560 // 8
 _PACE, _NEWS = 90, 600
 _ATTEMPTS = 10
 _DRAFT, _DRAFT_AGE = ".control-", 60.0
+_U64 = (1 << 64) - 1
 
 
 class ControlPage:
@@ -124,6 +131,20 @@ class ControlPage:
         """Makes the next line of this kind news: another process says it, maybe in another log."""
         self.words[_SAID + 1 + KINDS.index(kind)] = 0
 
+    def add(self, word: int, n: int = 1) -> None:
+        """Adds to a word, which may have any value: a damaged one begins anew at its end, and stops nobody."""
+        self.words[word] = self.words[word] + n & _U64
+
+    def generation(self) -> int | None:
+        """The generation in force; None if that word is damaged, or is just being stored."""
+        generation = self.words[GENERATION]
+        return generation if generation ^ _U64 == self.words[GENERATION_INVERTED] else None
+
+    def set_generation(self, generation: int) -> None:
+        """Puts a generation in force."""
+        self.words[GENERATION_INVERTED] = generation ^ _U64
+        self.words[GENERATION] = generation  # publish last
+
     def accounts(self) -> tuple[str, list[int]]:
         """The counts of all finished segments, and the name of the segment that was folded in last."""
         # One copy after the other: a reader held up in between may have an old first and a torn second one.
@@ -149,18 +170,18 @@ class ControlPage:
     def fold(self, segment: str, counters: Sequence[int]) -> None:
         """Adds a finished segment's counts, once: the same segment twice in a row changes nothing.
 
-        The caller unlinks the segment before it folds the next one.
+        The caller unlinks the segment before it folds the next one. Without a name, they are added in any case.
         """
         (a, *_), (b, *_) = (self._copy(offset) for offset in _COPIES)
         last, totals = self.accounts()
-        if last == segment:
+        if segment and last == segment:
             return
-        offset = _COPIES[0] if a <= b else _COPIES[1]
-        raw = _ACCOUNTS.pack(max(a, b) + 1, segment.encode(), *accounts.add([totals, counters]))
-        crc = (offset + _ACCOUNTS.size) // 8
-        self.words[crc] = 0
-        self._map[offset : offset + _ACCOUNTS.size] = raw
-        self.words[crc] = zlib.crc32(raw)  # publish last
+        raw = _ACCOUNTS.pack(max(a, b) + 1, (segment or last).encode(), *accounts.add([totals, counters]))
+        for offset in _COPIES if a <= b else reversed(_COPIES):  # the older one first
+            crc = (offset + _ACCOUNTS.size) // 8
+            self.words[crc] = 0
+            self._map[offset : offset + _ACCOUNTS.size] = raw
+            self.words[crc] = zlib.crc32(raw)  # publish last
 
     def text(self, area: tuple[int, int]) -> str:
         """The text of LAST_ERROR or LEADER_CONFIG; "" if there is none or it is just being written."""
@@ -194,7 +215,8 @@ def open_control(directory: str, generation: int = 0) -> ControlPage:
             except FileNotFoundError:
                 _create(directory, generation, os.link)
             except CorruptFile:
-                _create(directory, generation, os.replace)
+                log.limited(log.ERROR, "page", "the control page is damaged and made anew: %s", path)
+                _create(directory, generation, os.replace, _set_aside(directory))
     except OSError as error:
         raise StorageError(f"{path} cannot be used: {error.strerror or error}") from error
     raise StorageError(f"{path} is replaced again and again")
@@ -208,14 +230,37 @@ def open_existing(directory: str) -> ControlPage | None:
         return None
 
 
-def _create(directory: str, generation: int, publish: object) -> None:
+def _set_aside(directory: str) -> bytes:
+    """Gives a damaged page a second name in quarantine/, instead of the one before it, and returns its accounts."""
+    path, aside = f"{directory}/{NAME}", f"{directory}/quarantine/{NAME}"
+    with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(aside)
+        os.link(path, aside, follow_symlinks=False)
+    start, end = _COPIES[0], _COPIES[-1] + _ACCOUNTS.size + 8
+    with contextlib.suppress(CorruptFile, FileNotFoundError):
+        fd = platform.open_own(path, os.O_RDONLY)
+        try:
+            kept, size = os.pread(fd, end - start, start), os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+        if len(kept) < min(size, end) - start:
+            raise OSError(errno.EIO, "short read")
+        return kept
+    return b""
+
+
+def _create(directory: str, generation: int, publish: object, kept: bytes = b"") -> None:
     # Whole before it has its name; os.link fails if another process was faster, which is as good.
     draft = f"{directory}/{_DRAFT}{os.urandom(8).hex()}"
     fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | platform.O_SAFE, 0o600)
     try:
         page = bytearray(SIZE)
         page[0:8] = MAGIC.to_bytes(8, "little")
-        page[GENERATION * 8 : GENERATION * 8 + 8] = generation.to_bytes(8, "little")
+        page[GENERATION * 8 : GENERATION * 8 + 8] = generation.to_bytes(8, sys.byteorder)
+        inverted = GENERATION_INVERTED * 8
+        page[inverted : inverted + 8] = (generation ^ _U64).to_bytes(8, sys.byteorder)
+        page[_COPIES[0] : _COPIES[0] + len(kept)] = kept  # they have their own checksums
         if os.write(fd, page) != SIZE:
             raise StorageError(f"{draft}: short write, the disk is full")
         with contextlib.suppress(FileExistsError):

@@ -34,7 +34,7 @@ def _lives(pid: int) -> bool:
     """Whether a process of that pid may be alive; a hint only, since it may be another's or of another namespace."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # a damaged word may be no pid at all
         return False
     except OSError:
         return True

@@ -124,7 +124,7 @@ class Leadership:
             except RuntimeError:  # a limit; and Python 3.12 starts none while the interpreter goes down, as for a flush
                 self._threadless.append(loop)
         page.unsaid("server")
-        page.words[control.EPOCH] += 1
+        page.add(control.EPOCH)
         page.words[LEADER_SPACE] = pid_space()
         page.words[LEADER_PID] = os.getpid()
         page.set_text(LEADER_CONFIG, orjson.dumps(_public(config)).decode())
@@ -148,7 +148,7 @@ class Leadership:
         now = time.monotonic()
         passed = int(now - self._lived_from)
         self._lived_from += passed
-        self._post.page.words[LIVED] += min(passed, 5)  # a suspended machine has not lived
+        self._post.page.add(LIVED, min(passed, 5))  # a suspended machine has not lived
         with contextlib.suppress(OSError, ValueError):
             self._backlog.sync(platform.sync_data)
         self._backlog.publish_size()
@@ -224,7 +224,7 @@ class Leadership:
         settled = 0
         while not self._loops[1].stopped and (sent := self._sender.drain_once()):
             settled += sent
-            self._post.page.words[control.SENDS] += 1
+            self._post.page.add(control.SENDS)
             if self._send_failures:
                 self._send_failures = 0
                 self._untroubled("send", "")

@@ -50,7 +50,7 @@ def _look_after(other: StateDir, max_age: float, passed: int) -> int:
     page = control.open_existing(other.path)
     if page is None:
         return 0
-    page.words[LIVED] += passed
+    page.add(LIVED, passed)
     cutoff = time.time() - max_age
     backlog = Backlog(other, page, dict, expired=lambda payload: is_older(payload, cutoff), max_age=max_age)
     backlog.expire()

@@ -37,7 +37,7 @@ class Poller:
             TransportError: the server did not answer as it should. The settings in force stay.
         """
         words = self._page.words
-        words[control.POLLS] += 1
+        self._page.add(control.POLLS)
         if not self._publisher.in_force():
             self._etag = self._document = None  # deleted or damaged: unchanged settings are not enough
         fetched = self._transport.fetch_settings(self._etag)

@@ -6,13 +6,25 @@ import contextlib
 import hashlib
 import os
 import struct
+import sys
 import time
 import zlib
 from collections.abc import Mapping
 
 from hypotest import platform
-from hypotest.control import GENERATION, ControlPage
-from hypotest.snapshot import CRC, HEAD, INDEX, MAGIC, RECORD, Snapshot, generations, name_hash, snapshot_path
+from hypotest.control import ControlPage
+from hypotest.snapshot import (
+    CRC,
+    HEAD,
+    INDEX,
+    LENGTHS,
+    MAGIC,
+    generations,
+    name_hash,
+    open_newest,
+    open_snapshot,
+    snapshot_path,
+)
 
 _KEEP = 2
 
@@ -23,7 +35,7 @@ class Publisher:
     def __init__(self, directory: str, page: ControlPage) -> None:
         self._directory = directory
         self._page = page
-        self._verified = 0
+        self._published = 0
         self._closed = False
 
     def close(self) -> None:
@@ -34,11 +46,27 @@ class Publisher:
         return self._closed
 
     def in_force(self) -> bool:
-        """Whether the generation in force can be read, as a new worker would."""
-        generation = self._page.words[GENERATION]
+        """Whether all of the settings in force can be read. Mends the word that says which they are."""
         with contextlib.suppress(OSError):
-            return bool(generation) and Snapshot(snapshot_path(self._directory, generation)).generation == generation
+            generation = self._mended_generation()
+            if generation:
+                open_snapshot(self._directory, generation).check()
+                return True
         return False
+
+    def _mended_generation(self) -> int:
+        """The generation in force. We alone store it: if it is not as we left it, it was damaged."""
+        generation = self._page.generation()
+        if self._published:
+            right = self._published
+        elif generation:
+            return generation
+        else:
+            newest = open_newest(self._directory)
+            right = newest.generation if newest is not None else 0
+        if generation != right and not self._closed:
+            self._page.set_generation(right)
+        return right
 
     def publish(self, records: Mapping[str, bytes]) -> int:
         """Publishes the settings if they differ from those in force.
@@ -58,29 +86,28 @@ class Publisher:
         digest = hashlib.blake2b(digest_size=16)
         for name in sorted(named):
             digest.update(b"%d %d %b%b" % (len(name), len(named[name]), name, named[name]))
-        current = self._page.words[GENERATION]
+        current = self._mended_generation()
         with contextlib.suppress(OSError):
-            if current and self._holds(current, records, digest.digest()):
+            if current and self._holds(current, digest.digest()):
+                self._published = current
                 return 0
         generation = max([current, *generations(self._directory)]) + 1
         self._write(snapshot_path(self._directory, generation), _encode(named, generation, digest.digest()))
         if self._is_closed():
             return 0
-        self._page.words[GENERATION] = generation  # publish last
+        self._page.set_generation(generation)  # publish last
+        self._published = generation
         for old in generations(self._directory)[_KEEP:]:
             with contextlib.suppress(OSError):
                 os.unlink(snapshot_path(self._directory, old))
         return generation
 
-    def _holds(self, generation: int, records: Mapping[str, bytes], digest: bytes) -> bool:
-        """Whether the file of `generation` has these records; read in full the first time, for damage."""
-        held = Snapshot(snapshot_path(self._directory, generation))
+    def _holds(self, generation: int, digest: bytes) -> bool:
+        """Whether the file of `generation` has the records of that digest, all of them sound."""
+        held = open_snapshot(self._directory, generation)
         if held.digest != digest:
             return False
-        if self._verified != generation:
-            if any(held.get(name) != data for name, data in records.items()):
-                return False
-            self._verified = generation
+        held.check()
         return True
 
     def _write(self, path: str, data: bytes) -> None:
@@ -105,7 +132,8 @@ def _encode(named: Mapping[bytes, bytes], generation: int, digest: bytes) -> byt
     for name in order:
         data = named[name]
         offsets.append(offset)
-        records.append(RECORD.pack(zlib.crc32(name + data), len(name), len(data)) + name + data)
+        rest = LENGTHS.pack(len(name), len(data)) + name + data
+        records.append(zlib.crc32(rest).to_bytes(4, sys.byteorder) + rest)
         offset += len(records[-1])
     index = struct.pack(f"={2 * len(order)}Q", *map(name_hash, order), *offsets)
     head = HEAD.pack(MAGIC, generation, int(time.time()), len(order), offset, digest)

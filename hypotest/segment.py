@@ -8,13 +8,15 @@ One writer each, mapped, preallocated; named `<instance>-<number>.seg`, where in
     16      16    instance                                                          writer, once
     32      8     number of this segment within the instance                        writer, once
     40      8     position: frames written << 40 | offset behind the last           writer
-    48      8     acknowledged: frames settled << 40 | offset behind the last       leader
-    56      8     finished: 1 when the writer will add no more                      writer
+    48      8     acknowledged: frames settled << 40 | check << 32 | offset behind  leader
+    56      8     finished: "FINISHED" when the writer will add no more             writer
     64      8     created: Unix time, s                                             writer, once
     72      8     writer's pid, for people                                          writer, once
     80      8     size of the file when it is complete                              writer, once
     88      8     first seen: the leaders' lived seconds at that time, + 1          leader
-    96      128   counters, see accounts.py: refusals                               writer; drops: leader
+    96      128   counters, see accounts.py: u32 count | u32 its crc32 ^ that of 0   refusals: writer; drops: leader
+    224     12    u32 seed | u32 size / 8 | u32 crc32 of magic, seed, instance,
+                  number and size                                                   writer, once
     256     ...   frames, each at a multiple of 8:
                   u32 length | u32 crc32(payload, seed) | payload | zeros up to the next multiple of 8
 
@@ -22,6 +24,16 @@ An event exists from the moment the position covers it: frame first, position la
 between leaves the position where it was, and the next append overwrites. Count and offset share a word so that they
 cannot disagree. Lengths are below 2**24, so a frame's fourth byte is zero, which no JSON text contains: no payload can
 look like a frame. An event's id is (instance, number, offset): fixed when it is accepted, the same in every resend.
+
+Damage (`header.py`). Instance and number stand in the file's name as well, so that all of the identity is there twice,
+and the checksum tells which is right: no damage to one place costs an event or changes an id. A damaged counter is
+mended by its checksum. If acknowledged is damaged, all is sent again, with the same ids. A position is believed as
+far as its frames can fit before its offset. When the segment is retired, what is missing is counted, up to what fits in
+the bytes that no sound frame covers: a damaged count invents no events. A header without any sound identity counts as
+the events that its position claims, if they can be, and as one at least.
+
+Not promised: a file that is truncated while a process has it mapped (SIGBUS). Whatever else is written to the segment
+of a living writer may cost the events in it, but no other, and never a reader.
 
 Ownership is a POSIX lock on the file: a child does not inherit it, and the kernel drops it with the process. It is also
 dropped when the process closes any descriptor of the file: a process never opens a segment that it writes.
@@ -39,18 +51,42 @@ import sys
 import time
 import zlib
 
-from hypotest import accounts, platform
+from hypotest import header, platform
 from hypotest.errors import CorruptFile
+from hypotest.header import (
+    ACKNOWLEDGED,
+    COUNTERS,
+    DONE,
+    FINISHED,
+    FIRST_SEEN,
+    FULL_SIZE,
+    HEADER,
+    OFFSET,
+    ONE,
+    POSITION,
+    SMALLEST_FRAME,
+    SUFFIX,
+    Identity,
+)
 
-SUFFIX = ".seg"
-HEADER = 256
+__all__ = [
+    "ACKNOWLEDGED",
+    "COUNTERS",
+    "DONE",
+    "FINISHED",
+    "FIRST_SEEN",
+    "FULL_SIZE",
+    "HEADER",
+    "OFFSET",
+    "ONE",
+    "POSITION",
+    "SMALLEST_FRAME",
+    "SUFFIX",
+    "Segment",
+]
+
 MAX_PAYLOAD = 64 << 10
-ONE = 1 << 40
-OFFSET = ONE - 1
-POSITION, ACKNOWLEDGED, FINISHED, CREATED, PID, FULL_SIZE, FIRST_SEEN, COUNTERS = range(5, 13)
 
-_MAGIC = b"HTSEG001"
-_HEAD = struct.Struct("=8sQ16sQQQQQQQQ")
 _FRAME = struct.Struct("=II")
 _BLOCK = 64 << 10
 _ZEROS = bytes(_BLOCK)
@@ -100,10 +136,28 @@ class Segment:
         name: the file's name without directory and suffix.
         map: its bytes. words: the same as u64 words.
         seed: of its checksums.
+        stem: the name that it was made with.
+        full: size of the file when it is complete.
+        mended: whether its header is damaged; what is known of it is right all the same.
         limit: offset that no frame may cross; 0 makes the writer turn to another segment.
     """
 
-    __slots__ = ("__weakref__", "fd", "instance", "limit", "map", "name", "number", "opened", "path", "seed", "words")
+    __slots__ = (
+        "__weakref__",
+        "fd",
+        "full",
+        "instance",
+        "limit",
+        "map",
+        "mended",
+        "name",
+        "number",
+        "opened",
+        "path",
+        "seed",
+        "stem",
+        "words",
+    )
 
     def __init__(self, path: str, fd: int) -> None:
         """Takes over `fd`; closes it if the file is no segment of this version.
@@ -117,16 +171,13 @@ class Segment:
         self.fd = -1
         self.opened = time.monotonic()
         try:
-            head = os.pread(fd, _HEAD.size, 0)
+            head = read_header(fd)
+            found = header.identify(path, head)
+            self.seed, self.number, full = found.seed, found.number, found.full
+            self.instance, self.stem = found.instance.hex(), found.stem
+            self.mended = found.is_damaged(head)
+            self.limit = self.full = full
             size = os.fstat(fd).st_size
-            if len(head) < min(size, _HEAD.size):
-                raise OSError(errno.EIO, "short read")
-            head = head.ljust(_HEAD.size, b"\0")
-            magic, self.seed, instance, self.number, _, _, _, _, _, full, _ = _HEAD.unpack(head)
-            self.instance = instance.hex()
-            if magic != _MAGIC or size < HEADER or not HEADER <= full <= 1 << 32 or self.seed >> 32:
-                raise CorruptFile(f"{path} is not a segment of this version")
-            self.limit = full
             self.map: mmap.mmap | _FileBytes
             self.words: memoryview | _FileWords
             if size == full and full % 8 == 0:
@@ -163,23 +214,47 @@ class Segment:
 
     def lock(self) -> bool:
         """Takes the writer's lock: True means that no other living process writes this segment."""
-        try:
-            fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
+        return lock(self.fd)
 
     def counters(self) -> list[int]:
-        """The segment's accounts: see `counters_of`."""
-        return counters_of(self.map[0:HEADER])
+        """The segment's accounts: see `header.counters_of`."""
+        return header.counters_of(self.map[0:HEADER], self.full)
 
     def count(self, slot: int, n: int = 1) -> None:
         """Adds to a counter. The caller is the only one who writes that counter."""
-        self.words[COUNTERS + slot] += n
+        self.words[COUNTERS + slot] = header.add(self.words[COUNTERS + slot], n)
+
+    def position(self) -> int:
+        """What is written: frames << 40 | offset behind the last, as far as it can be believed."""
+        return header.position(self.words[POSITION], self.full)
+
+    def acknowledged(self) -> int:
+        """What is settled: frames << 40 | offset behind the last; as if nothing was if that is damaged."""
+        return header.acknowledged(self.words[ACKNOWLEDGED], self.full)
+
+    def acknowledge(self, mark: int) -> None:
+        """Writes down what is settled."""
+        self.words[ACKNOWLEDGED] = header.with_check(mark)
+
+    def end(self) -> int:
+        """Where the file ends, or was meant to: nothing behind that is ours."""
+        return min(os.fstat(self.fd).st_size, self.full)
 
     def unsettled(self) -> int:
         """How many frames the position covers that are not settled yet."""
-        return max(0, (self.words[POSITION] >> 40) - (self.words[ACKNOWLEDGED] >> 40))
+        return max(0, (self.position() >> 40) - (self.acknowledged() >> 40))
+
+    def uncovered(self, until: int) -> int:
+        """How many bytes before `until` no sound frame covers."""
+        offset, end, covered = HEADER, self.end(), 0
+        while offset < min(until, end):
+            frame = self.read(offset, end)
+            if frame is None:
+                offset = self.next_sound(offset, end)
+            else:
+                covered += frame[1] - offset
+                offset = frame[1]
+        return max(0, until - HEADER - covered)
 
     def read(self, offset: int, end: int) -> tuple[bytes, int] | None:
         """The payload of the frame at `offset` and the offset behind it; None if there is no sound frame."""
@@ -199,32 +274,40 @@ class Segment:
         offset += 8
         while offset < end:
             block = min(_BLOCK, end - offset)
-            if self.map[offset : offset + block] == _ZEROS[:block]:
-                offset += block
-                continue
-            for at in range(offset, offset + block, 8):
-                if self.read(at, end) is not None:
-                    return at
+            data = self.map[offset : offset + block]
+            if data != _ZEROS[:block]:
+                # By the lengths first: to try each place would take seconds where a large file is full of garbage.
+                lengths = memoryview(data[: block & -8]).cast("I")[::2]
+                for at, length in enumerate(lengths):
+                    if 0 < length <= MAX_PAYLOAD and self.read(offset + 8 * at, end) is not None:
+                        return offset + 8 * at
             offset += block
         return end
 
 
-def counters_of(header: bytes) -> list[int]:
-    """The accounts of a segment, from its header.
+def read_header(fd: int) -> bytes:
+    """The header of an open segment, as far as it has one.
 
-    Frames and their fate follow from the two positions; the ACCEPTED slot holds what was taken over, settled, from a
-    segment that was deleted, whose drops stand among this one's.
+    Raises:
+        OSError: it cannot be read.
     """
-    words = struct.unpack(f"={HEADER // 8}Q", header)
-    rows = list(words[COUNTERS : COUNTERS + accounts.SLOTS])
-    taken_over, settled = rows[accounts.ACCEPTED], words[ACKNOWLEDGED] >> 40
-    rows[accounts.ACCEPTED] = taken_over + max(words[POSITION] >> 40, settled)
-    rows[accounts.DELIVERED] = max(0, taken_over + settled - sum(rows[accounts.FIRST_DROP :]))
-    return rows
+    head = os.pread(fd, HEADER, 0)
+    if len(head) < min(os.fstat(fd).st_size, HEADER):
+        raise OSError(errno.EIO, "short read")  # what is there must not be taken for damaged
+    return head
+
+
+def lock(fd: int) -> bool:
+    """Takes the writer's lock on an open segment, if no other living process has it."""
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def peek(path: str) -> tuple[int, int, list[int]]:
-    """Position, acknowledged position and accounts of a segment, without mapping it.
+    """Position, acknowledged position and accounts of a segment, without mapping it; a guess if it cannot be read.
 
     Hazard: never for a segment that this process writes; closing the descriptor would drop the writer's lock.
 
@@ -233,13 +316,14 @@ def peek(path: str) -> tuple[int, int, list[int]]:
     """
     fd = platform.open_own(path, os.O_RDONLY)
     try:
-        header = os.pread(fd, HEADER, 0)
+        head = read_header(fd)
     finally:
         os.close(fd)
-    if len(header) < HEADER or header[:8] != _MAGIC:
-        raise CorruptFile(f"{path} is not a segment of this version")
-    words = struct.unpack_from("=2Q", header, POSITION * 8)
-    return words[0], words[1], counters_of(header)
+    try:
+        full = header.identify(path, head).full
+    except CorruptFile:
+        return header.guess(head)
+    return (*header.marks_of(head, full), header.counters_of(head, full))
 
 
 def create(
@@ -271,9 +355,8 @@ def create(
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         mapped = mapped and platform.preallocate(fd, size)
-        seed = int.from_bytes(os.urandom(4), "little")
-        head = _HEAD.pack(_MAGIC, seed, instance, number, HEADER, HEADER, 0, int(time.time()), os.getpid(), size, 0)
-        if os.pwrite(fd, head.ljust(HEADER, b"\0"), 0) != HEADER:
+        identity = Identity(int.from_bytes(os.urandom(4), "little"), instance, number, size)
+        if os.pwrite(fd, identity.header(), 0) != HEADER:
             raise OSError(errno.ENOSPC, "short write: the disk is full")
     except BaseException:
         os.close(fd)

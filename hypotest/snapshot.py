@@ -10,11 +10,17 @@
     56          8          crc32 of bytes 0 to 56 and of the index
     64          8 n        hashes of the names (murmur3 x64, first 64 bits), ascending
     64 + 8 n    8 n        offsets of the records, in the same order
-    ...                    records: u32 crc32(name, data) | u32 length of name | u32 length of data | name | data
+    ...                    records: u32 crc32 of the rest | u32 length of name | u32 length of data | name | data
 
 A snapshot is never modified: new file, checksum, rename, then one aligned store of its generation in the control page,
 which every worker reads at every call. A worker decodes an experiment when it is first asked for, so 10,000 experiments
 cost it what it uses. The newest two files are kept.
+
+Damage. Each byte is under a checksum: a damaged index makes the file unreadable, a damaged record that experiment. The
+settings in use then stay, or the newest sound file is used; so it is if the generation in force is damaged. The leader
+reads all of the file at each poll, and publishes the settings anew if something is wrong with it.
+
+Not promised: a file that is truncated while a process has it mapped (SIGBUS).
 """
 
 from __future__ import annotations
@@ -41,6 +47,7 @@ MAGIC = b"HTSNAP01"
 HEAD = struct.Struct("=8sQQQQ16s")
 CRC = struct.Struct("=Q")
 RECORD = struct.Struct("=III")
+LENGTHS = struct.Struct("=II")
 INDEX = 64
 _PREFIX, _SUFFIX = "settings-", ".snap"
 _ATTEMPTS = 3
@@ -101,6 +108,15 @@ class Snapshot:
         """The names of all records."""
         return sorted(self._record(offset)[0].decode("utf-8", "surrogatepass") for offset in self._offsets)
 
+    def check(self) -> None:
+        """Reads every record.
+
+        Raises:
+            CorruptFile: one is damaged.
+        """
+        for offset in self._offsets:
+            self._record(offset)
+
     def _record(self, offset: int) -> tuple[bytes, bytes]:
         head = self._map[offset : offset + RECORD.size]
         if len(head) != RECORD.size:
@@ -108,7 +124,8 @@ class Snapshot:
         crc, name_length, data_length = RECORD.unpack(head)
         start = offset + RECORD.size
         both = self._map[start : start + name_length + data_length]
-        if len(both) != name_length + data_length or zlib.crc32(both) != crc:
+        # With the lengths: of zeros alone, which an unsynced file may have, the checksum is not zero.
+        if len(both) != name_length + data_length or zlib.crc32(both, zlib.crc32(head[4:])) != crc:
             raise CorruptFile("a settings record is damaged")
         return both[:name_length], both[name_length:]
 
@@ -134,12 +151,25 @@ def generations(directory: str) -> list[int]:
     return sorted(found, reverse=True)
 
 
+def open_snapshot(directory: str, generation: int) -> Snapshot:
+    """The snapshot of a generation.
+
+    Raises:
+        OSError: it is gone.
+        CorruptFile: it is damaged, or another one under that name.
+    """
+    found = Snapshot(snapshot_path(directory, generation))
+    if found.generation != generation:
+        raise CorruptFile(f"generation {generation} is another one under that name")
+    return found
+
+
 def open_newest(directory: str, generation: int | None = None) -> Snapshot | None:
     """The snapshot of `generation`; if it is damaged, gone or not given, the newest sound one."""
     order = ([generation] if generation else []) + generations(directory)
     for number in order:
         with contextlib.suppress(OSError):
-            return Snapshot(snapshot_path(directory, number))
+            return open_snapshot(directory, number)
     return None
 
 
@@ -171,9 +201,10 @@ class Reader:
             former: what is served until the directory has settings, which were deleted.
         """
         self._directory = directory
+        self._page = page
         self._words = page.words
         self._decode = decode
-        self._view: _View = _View(0, former)
+        self._view: _View = _View(-1, former)
 
     def held(self, directory: str) -> Snapshot | None:
         """The settings that this reader serves, if they are of that directory."""
@@ -191,10 +222,15 @@ class Reader:
             self._refresh()
         return self._view.snapshot is not None
 
-    def retry(self) -> None:
-        """Tries again to read a generation that could not be read; from time to time, not from the hot path."""
+    def retry(self) -> bool:
+        """Tries again to read a generation that could not be read; from time to time, not from the hot path.
+
+        Returns:
+            Whether the generation in force is the one that is read.
+        """
         if self.generation != self._words[GENERATION]:
             self._refresh()
+        return self._words[GENERATION] in (0, self.generation)
 
     def get(self, name: str) -> Experiment | None:
         """The experiment of that name in the settings in force; None if it is not defined or none have arrived.
@@ -218,17 +254,22 @@ class Reader:
         """Turns to the generation in force; stays with the present settings if that cannot be read."""
         for _ in range(_ATTEMPTS):
             generation = self._words[GENERATION]
-            if not generation:
+            sound = self._page.generation() == generation
+            if not generation or not sound:
                 break
             with contextlib.suppress(OSError):
-                self._view = _View(generation, Snapshot(snapshot_path(self._directory, generation)))
+                self._view = _View(generation, open_snapshot(self._directory, generation))
                 return self._view
             if self._words[GENERATION] == generation:
                 break
         # Damaged or gone. An older settings file beats none; this generation is not tried again at every call.
-        stale: _View = _View(generation, self._view.snapshot)
-        if stale.snapshot is None and generation:
+        before = self._view
+        stale: _View = _View(generation, before.snapshot)
+        stale.decoded = before.decoded
+        if not sound or (before.snapshot is None and generation):
             with contextlib.suppress(OSError):
-                stale.snapshot = open_newest(self._directory)
+                newest = open_newest(self._directory)
+                if newest is not None and (before.snapshot is None or newest.generation > before.snapshot.generation):
+                    stale.snapshot, stale.decoded = newest, {}
         self._view = stale
         return stale

@@ -16,8 +16,9 @@ from zlib import crc32
 
 from hypotest import accounts, platform, segment
 from hypotest.errors import EventRefused
+from hypotest.header import DONE, FINISHED, OFFSET, ONE, POSITION
 from hypotest.platform import directory_size
-from hypotest.segment import COUNTERS, FINISHED, MAX_PAYLOAD, OFFSET, ONE, POSITION, Segment, pack_frame_head
+from hypotest.segment import MAX_PAYLOAD, Segment, pack_frame_head
 
 _SMALLEST, _LARGEST = 64 << 10, 4 << 20
 _QUICK, _SLOW = 10.0, 60.0
@@ -91,7 +92,7 @@ class Spool:
             length = len(payload)
             end = offset + 8 + length
             if length > MAX_PAYLOAD:
-                words[COUNTERS + accounts.refusal_slot("too_large")] += 1
+                open_segment.count(accounts.refusal_slot("too_large"))
                 raise EventRefused("too_large", f"{length} bytes, at most {MAX_PAYLOAD}")
             if end > open_segment.limit:
                 full, open_segment = open_segment, None
@@ -128,7 +129,7 @@ class Spool:
             except IndexError:
                 continue
             try:
-                counting.words[COUNTERS + slot] += 1
+                counting.count(slot)
             finally:
                 held.append(counting)
             return
@@ -175,7 +176,7 @@ class Spool:
         # Not closed here: that leader may hold it too, and the last reference closes. Nor is that given up here: what a
         # signal handler of the host raises while Python takes an object down is lost, and it may run in this thread.
         with contextlib.suppress(OSError):  # not mapped, on a full disk: without a lock it counts as finished, too
-            done.words[FINISHED] = 1
+            done.words[FINISHED] = DONE
         self.segments.pop(done.path, None)
         self._spent.append(done)
         if len(self._spent) > _MOST_SPENT:
@@ -247,7 +248,7 @@ class Spool:
         self._spent.clear()
         gone = 0
         for held in list(self.segments.values()):
-            if held.limit and os.fstat(held.fd).st_nlink == 0 and held.words[FINISHED] != 1:
+            if held.limit and os.fstat(held.fd).st_nlink == 0 and held.words[FINISHED] != DONE:
                 held.limit = 0
                 lost = held.unsettled()
                 gone += lost

@@ -68,7 +68,8 @@ class Watch:
         return self._poll is not None
 
     def _open(self, pid: int) -> None:
-        with contextlib.suppress(OSError, ImportError, AttributeError):  # gone; forbidden; a kernel before 5.3
+        # Gone, or forbidden; a kernel before 5.3; a damaged word that is no pid.
+        with contextlib.suppress(OSError, ImportError, AttributeError, OverflowError):
             select = lazy.load("select")
             poll = select.poll()
             self._fd = os.pidfd_open(pid)

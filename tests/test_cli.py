@@ -279,7 +279,8 @@ def test_status_names_the_server_of_a_neighbour_and_the_command_that_drains_it(
     told = hypotest(env, "status", "--server-url", "https://new.example")
     command_line = f"hypotest drain --server-url {there} --state-dir {env['HT_STATE_DIR']}"
     assert f"3 events for {there} wait in " in told
-    assert told.rstrip().endswith(f"to deliver them: HT_TOKEN=THEIR_TOKEN {command_line}")
+    # Those in /var/tmp may be of a test beside this one.
+    assert any(line.endswith(f"to deliver them: HT_TOKEN=THEIR_TOKEN {command_line}") for line in told.splitlines())
     assert hypotest(env, *command_line.split()[1:]).startswith("3 events were pending, none")
     assert server.accounts()["events"] == 3
 
@@ -446,8 +447,10 @@ def test_drain_says_that_events_wait_elsewhere(env: dict[str, str]) -> None:
     leave_pending(env | {"HT_TOKEN": "the-token-before"}, 5)
     drained, elsewhere = hypotest(env, "drain").splitlines()
     assert "2 events were pending, none of them is left" in drained
-    assert elsewhere.startswith("5 events of other servers, tokens or state directories wait in ")
-    assert hypotest(env, "drain").splitlines() == ["nothing is pending", elsewhere]
+    waiting, _, where = elsewhere.partition(" events of other servers, tokens or state directories wait in ")
+    assert int(waiting.replace(",", "")) >= 5  # those in /var/tmp may be of a test beside this one
+    assert env["HT_STATE_DIR"] in where
+    assert hypotest(env, "drain").splitlines()[0] == "nothing is pending"
 
 
 def test_drain_leads_itself_whatever_ht_leader_says(env: dict[str, str], server: ServerProcess) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hypotest import accounts, control
+from hypotest import control
 from hypotest.accounts import ACCEPTED, SLOTS
 from hypotest.control import GENERATION, KICK, LAST_ERROR, LEADER_CONFIG, MAGIC, SIZE, ControlPage, open_control
 from hypotest.errors import StorageError
@@ -145,24 +145,55 @@ def test_a_name_of_full_length_is_kept_whole(page: ControlPage) -> None:
     assert page.accounts() == (name, ONES)
 
 
-def test_a_torn_copy_does_not_count(tmp_path: Path, page: ControlPage) -> None:
-    """Whatever byte of the newer copy is damaged, the older one counts, whole."""
-    for damaged in range(2):  # copy A, copy B
-        for byte in range(COPY_SIZE):
-            (tmp_path / "control").unlink()
-            page = open_control(str(tmp_path))
-            for n in range(1, 3 - damaged):
-                page.fold(f"{n}", ONES)
-            before = page.accounts()
+@pytest.mark.parametrize("damaged", range(2), ids=["first copy", "second copy"])
+@pytest.mark.parametrize("killed", [False, True], ids=["at rest", "killed in a fold"])
+def test_a_torn_copy_does_not_count(tmp_path: Path, page: ControlPage, damaged: int, killed: bool) -> None:
+    """Whatever byte of a copy is damaged, the other one counts, whole: as old as it is if the leader was killed."""
+    whole, torn = COPIES[1 - damaged], COPIES[damaged]
+    for byte in range(COPY_SIZE):
+        (tmp_path / "control").unlink()
+        page = open_control(str(tmp_path))
+        page.fold("1", ONES)
+        with (tmp_path / "control").open("r+b", buffering=0) as file:
+            before = os.pread(file.fileno(), COPY_SIZE, whole)
             page.fold("newest", [10] * SLOTS)
-            newer = COPIES[damaged]
-            fd = os.open(tmp_path / "control", os.O_RDWR)
-            old = os.pread(fd, 1, newer + byte)
-            os.pwrite(fd, bytes([old[0] ^ 0xFF]), newer + byte)
-            os.close(fd)
-            assert page.accounts() == before, (damaged, byte)
-            page.fold("newest", [10] * SLOTS)
-            assert page.accounts() == ("newest", accounts.add([before[1], [10] * SLOTS])), (damaged, byte)
+            if killed:
+                os.pwrite(file.fileno(), before, whole)
+            old = os.pread(file.fileno(), 1, torn + byte)
+            os.pwrite(file.fileno(), bytes([old[0] ^ 0xFF]), torn + byte)
+        assert page.accounts() == (("1", ONES) if killed else ("newest", [11] * SLOTS)), byte
+        page.fold("newest", [10] * SLOTS)
+        assert page.accounts() == ("newest", [11] * SLOTS), byte
+
+
+def test_a_page_made_anew_keeps_the_accounts(tmp_path: Path, page: ControlPage) -> None:
+    """Of a page whose magic is damaged the accounts are known; what was there can be looked at."""
+    (tmp_path / "quarantine").mkdir()
+    page.fold("1", ONES)
+    damaged = b"?" + (tmp_path / "control").read_bytes()[1:]
+    for _ in range(2):
+        (tmp_path / "control").write_bytes(damaged)
+        assert open_control(str(tmp_path)).accounts() == ("1", ONES)
+        assert (tmp_path / "quarantine" / "control").read_bytes() == damaged
+    assert sorted(os.listdir(tmp_path)) == ["control", "quarantine"]
+    assert os.listdir(tmp_path / "quarantine") == ["control"]
+
+
+def test_without_a_name_a_fold_always_counts(page: ControlPage) -> None:
+    """What is set aside is counted, and the segment folded last keeps its name."""
+    page.fold("1", ONES)
+    page.fold("", ONES)
+    page.fold("", ONES)
+    page.fold("1", ONES)
+    assert page.accounts() == ("1", [3] * SLOTS)
+
+
+@pytest.mark.parametrize("word", [control.EPOCH, control.LIVED, control.POLLS, control.SENDS])
+def test_a_word_at_its_end_begins_anew(page: ControlPage, word: int) -> None:
+    """A damaged count of the page stops nobody."""
+    page.words[word] = (1 << 64) - 1
+    page.add(word, 2)
+    assert page.words[word] == 1
 
 
 def test_a_reader_never_sees_a_mixture(tmp_path: Path, page: ControlPage) -> None:

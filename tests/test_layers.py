@@ -30,7 +30,7 @@ LAYERS = [
     ["neighbours", "poller", "sender"],
     ["backlog", "publisher", "spool", "transport", "validation"],
     ["events", "segment", "settings", "snapshot"],
-    ["control", "explanation", "lock", "statedir", "watch"],
+    ["control", "explanation", "header", "lock", "statedir", "watch"],
     ["assignment", "conditions", "config"],
     ["condition_nodes", "variant"],
     ["condition_tokens"],

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import struct
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
 
-from hypotest import segment
+from hypotest import header, segment
 from hypotest.accounts import ACCEPTED, DELIVERED, REFUSALS, SLOTS, drop_slot, refusal_slot
 from hypotest.errors import CorruptFile
-from hypotest.segment import ACKNOWLEDGED, COUNTERS, HEADER, MAX_PAYLOAD, OFFSET, ONE, POSITION, Segment
+from hypotest.segment import COUNTERS, HEADER, MAX_PAYLOAD, OFFSET, ONE, POSITION, Segment
 from tests.namespace import run_python, running_python
 
 INSTANCE = bytes(range(16))
@@ -27,7 +28,7 @@ def put(target: Segment, payload: bytes) -> int:
     """Append a frame as the spool does, and return where it stands."""
     position = target.words[POSITION]
     offset = position & OFFSET
-    frame = struct.pack("=II", len(payload), segment.zlib.crc32(payload, target.seed)) + payload
+    frame = struct.pack("=II", len(payload), zlib.crc32(payload, target.seed)) + payload
     target.map[offset : offset + len(frame)] = frame
     target.words[POSITION] = position + ONE + (len(frame) + 7 & -8)
     return offset
@@ -48,7 +49,11 @@ def test_the_header_is_as_documented(tmp_path: Path, mapped: bool) -> None:
     assert (number, position, acknowledged, finished) == (0x2A, HEADER, HEADER, 0)
     assert (pid, size, seen) == (os.getpid(), 64 << 10, 0)
     assert abs(created - path.stat().st_mtime) < 10
-    assert raw[96:HEADER] == bytes(HEADER - 96)
+    assert raw[96:224] == bytes(128)
+    again = struct.unpack_from("=3I", raw, 224)
+    checksum = zlib.crc32(raw[:40] + raw[80:88])
+    assert again == (held.seed, (64 << 10) // 8, checksum)
+    assert raw[236:HEADER] == bytes(20)
 
 
 @MODES
@@ -138,23 +143,98 @@ def test_no_payload_can_look_like_a_frame(tmp_path: Path) -> None:
     assert held.next_sound(outer, 64 << 10) == 64 << 10
 
 
-@pytest.mark.parametrize("size", [0, 8, HEADER - 1])
-def test_a_header_cut_off_is_corrupt(tmp_path: Path, size: int) -> None:
-    """A file too short for its header is refused by both ways to look at it."""
-    path = create(tmp_path).path
-    os.truncate(path, size)
-    for look in (segment.open_segment, segment.peek):
-        with pytest.raises(CorruptFile):
-            look(path)
-
-
-@pytest.mark.parametrize(("offset", "raw"), [(0, b"HTSEG002"), (8, b"\xff" * 8), (80, bytes(8)), (80, b"\xff" * 8)])
-def test_a_damaged_header_is_corrupt(tmp_path: Path, offset: int, raw: bytes) -> None:
-    """Another version, a seed or a size that cannot be: not a segment."""
+@pytest.mark.parametrize(("size", "events"), [(0, 1), (8, 1), (45, 1), (48, 2), (HEADER - 1, 2)])
+def test_a_header_cut_off_is_corrupt(tmp_path: Path, size: int, events: int) -> None:
+    """A file too short for its header is no segment; it counts as the events that it says it had, or as one."""
     held = create(tmp_path)
-    held.map[offset : offset + 8] = raw
+    put(held, b"1")
+    put(held, b"2")
+    path = held.path
+    with open(path, "rb") as file:  # the writer's mapping is not truncated under it
+        raw = file.read()
+    os.unlink(path)
+    Path(path).write_bytes(raw[:size])
+    with pytest.raises(CorruptFile):
+        segment.open_segment(path)
+    position, acknowledged, counters = segment.peek(path)
+    assert (position, acknowledged) == (events * ONE | HEADER, HEADER)
+    assert counters == [events] + [0] * (SLOTS - 1)
+
+
+def test_another_version_is_corrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment of another version, whole by its own lights, is not read as one of ours."""
+    with monkeypatch.context() as newer:
+        newer.setattr(header, "_MAGIC", b"HTSEG002")
+        held = create(tmp_path)
+        put(held, b"from the future")
     with pytest.raises(CorruptFile):
         segment.open_segment(held.path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "raw"),
+    [
+        (0, b"HTSEG002"),
+        (8, b"\xff" * 8),
+        (16, bytes(16)),
+        (32, b"\xff" * 8),
+        (80, bytes(8)),
+        (80, b"\xff" * 8),
+        (224, bytes(12)),
+    ],
+)
+def test_an_identity_damaged_in_one_place(tmp_path: Path, offset: int, raw: bytes) -> None:
+    """Whatever of the identity is overwritten: the frames are read, and have the ids that they had."""
+    held = create(tmp_path)
+    at = put(held, b"kept")
+    assert not segment.open_segment(held.path).mended
+    held.map[offset : offset + len(raw)] = raw
+    other = segment.open_segment(held.path)
+    assert (other.instance, other.number, other.full, other.mended) == (INSTANCE.hex(), 0x2A, 64 << 10, True)
+    assert other.read(at, HEADER + 16) == (b"kept", HEADER + 16)
+
+
+def test_an_identity_damaged_twice(tmp_path: Path) -> None:
+    """With both seeds damaged no frame is sound, so nothing wrong is read; without magic and checksum it is nothing."""
+    held = create(tmp_path)
+    at = put(held, b"lost")
+    held.map[8:12] = held.map[224:228] = bytes(byte ^ 1 for byte in held.map[8:12])
+    other = segment.open_segment(held.path)
+    assert other.read(at, HEADER + 16) is None
+    assert (other.unsettled(), other.uncovered(HEADER + 16)) == (1, 16)
+    held.map[0:1] = b"?"
+    with pytest.raises(CorruptFile):
+        segment.open_segment(held.path)
+
+
+def test_every_bit_of_a_counter_is_mended() -> None:
+    """A counter says the same with any bit of it flipped; with more of them it is not believed, or just as small."""
+    for n in (*range(300), 10_000, 123_456_789, (1 << 32) - 1):
+        word = header.add(0, n)
+        assert [header.count_of(word ^ 1 << bit) for bit in range(64)] == [n] * 64, n
+    assert header.count_of(int.from_bytes(b"garbages", "little")) == 0
+    assert header.count_of((1 << 64) - 1) == 0
+    assert header.count_of(header.add(header.add(0, (1 << 32) - 1), 5)) == (1 << 32) - 1
+
+
+def test_every_bit_of_an_acknowledgement_is_checked() -> None:
+    """No flipped bit, nor two side by side, makes another acknowledgement: all is sent again instead."""
+    full = 4 << 20
+    for mark in (HEADER, ONE | HEADER + 16, 7 * ONE | HEADER + 8000, 9000 * ONE | full):
+        word = header.with_check(mark)
+        assert header.acknowledged(word, full) == mark
+        for flipped in [word ^ 1 << bit for bit in range(64)] + [word ^ 3 << bit for bit in range(63)]:
+            assert header.acknowledged(flipped, full) == HEADER, (mark, f"{flipped:x}")
+    for extreme in (0, (1 << 64) - 1, ONE, OFFSET):
+        assert header.acknowledged(extreme, full) == HEADER
+
+
+def test_a_position_is_believed_as_far_as_it_can_be() -> None:
+    """No more frames than fit before the offset; none if the offset cannot be."""
+    assert header.position(5 * ONE | HEADER + 80, 4096) == 5 * ONE | HEADER + 80
+    assert header.position(1 << 63 | HEADER + 80, 4096) == 5 * ONE | HEADER + 80
+    for offset in (0, HEADER - 8, HEADER + 4, 4104, 1 << 39):
+        assert header.position(3 * ONE | offset, 4096) == HEADER
 
 
 def test_a_truncated_file_is_never_mapped(tmp_path: Path) -> None:
@@ -204,7 +284,7 @@ def test_accounts_follow_from_the_positions(tmp_path: Path) -> None:
     held = create(tmp_path)
     for _ in range(10):
         put(held, b"x")
-    held.words[ACKNOWLEDGED] = 7 * ONE | HEADER + 7 * 16
+    held.acknowledge(7 * ONE | HEADER + 7 * 16)
     held.count(drop_slot("rejected"), 2)
     for reason in REFUSALS:
         held.count(refusal_slot(reason))
@@ -216,4 +296,4 @@ def test_accounts_follow_from_the_positions(tmp_path: Path) -> None:
     assert (found[ACCEPTED], found[DELIVERED]) == (110, 65)
     assert sum(found) == 110 + 65 + 42 + len(REFUSALS)
     assert len(found) == SLOTS
-    assert held.map[COUNTERS * 8 : COUNTERS * 8 + 8] == (100).to_bytes(8, sys.byteorder)
+    assert held.map[COUNTERS * 8 : COUNTERS * 8 + 4] == (100).to_bytes(4, sys.byteorder)

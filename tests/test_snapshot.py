@@ -210,7 +210,9 @@ def test_a_lost_page_continues_the_generations(home: Home) -> None:
     assert Publisher(home.path, page).publish({"a": b"9"}) == 4
     blank = open_control(home.path)
     blank.words[GENERATION] = 0
-    assert Publisher(home.path, blank).publish({"a": b"9"}) == 5
+    assert Publisher(home.path, blank).publish({"a": b"9"}) == 0
+    assert blank.words[GENERATION] == 4
+    assert Publisher(home.path, blank).publish({"a": b"10"}) == 5
 
 
 def test_other_files_are_no_generations(home: Home) -> None:

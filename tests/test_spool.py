@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hypotest import platform, segment
+from hypotest import accounts, platform, segment
 from hypotest.accounts import ACCEPTED, refused
 from hypotest.errors import EventRefused
-from hypotest.segment import COUNTERS, FINISHED, FULL_SIZE, MAX_PAYLOAD, POSITION
+from hypotest.segment import DONE, FINISHED, FULL_SIZE, MAX_PAYLOAD, POSITION
 from hypotest.spool import Spool
 from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, payloads, refused_by, run_python
 
@@ -68,7 +68,7 @@ def test_every_size(home: Namespace) -> None:
         home.spool.append(bytes(MAX_PAYLOAD + 1))
     assert caught.value.reason == "too_large"
     assert payloads(in_order(drain(home.backlog()))) == sent
-    assert refused([sum(held.words[COUNTERS + slot] for held in files(home)) for slot in range(16)]) == {"too_large": 1}
+    assert refused(accounts.add(held.counters() for held in files(home))) == {"too_large": 1}
 
 
 def test_the_first_event_may_be_the_largest(home: Namespace) -> None:
@@ -87,7 +87,7 @@ def test_segments_grow_while_the_process_is_busy(home: Namespace) -> None:
         home.spool.append(b"x" * 60_000)
     held = files(home)
     assert [each.words[FULL_SIZE] >> 10 for each in held] == [64, 128, 256, 512, 1024, 2048, 4096, 4096, 4096]
-    assert [each.words[FINISHED] for each in held] == [1] * 8 + [0]
+    assert [each.words[FINISHED] for each in held] == [DONE] * 8 + [0]
     assert list(home.spool.segments) == [held[-1].path]
 
 
@@ -240,7 +240,7 @@ def test_close_finishes(home: Namespace) -> None:
     """After close a leader retires the segments although the process lives on."""
     home.spool.append(b"x")
     home.spool.close()
-    assert [held.words[FINISHED] for held in files(home)] == [1]
+    assert [held.words[FINISHED] for held in files(home)] == [DONE]
     assert home.spool.segments == {}
     assert payloads(drain(home.backlog(lambda: NOTHING))) == [b"x"]
     assert os.listdir(home.state.spool) == []
@@ -261,7 +261,7 @@ def test_an_append_under_way_at_close(home: Namespace) -> None:
 
     held.words = Words(words)  # type: ignore[assignment]
     home.spool.append(b"2")
-    assert words[FINISHED] == 1
+    assert words[FINISHED] == DONE
     assert payloads(drain(home.backlog(lambda: NOTHING))) == [b"1", b"2"]
 
 

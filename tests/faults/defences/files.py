@@ -2,6 +2,226 @@
 
 from __future__ import annotations
 
-from tests.faults.defences import Fault
+from tests.faults.defences import Fault, Removal
 
-FAULTS: list[Fault] = []
+FAULTS = [
+    Fault(
+        fault="A bit of a segment's header flips",
+        happens="Its events are delivered, with their ids: what identifies it is there twice. A line in the log",
+        test="tests/faults/test_corruption.py::test_a_damaged_header_costs_no_event",
+        figure="8 places overwritten; every bit of the header flipped: no event lost, no id changed",
+        removals=(Removal("hypotest/header.py", "for first, last in (plain, again):", "for first, last in (plain,):"),),
+    ),
+    Fault(
+        fault="A segment is empty or unreadable, as after a power cut",
+        happens="It goes to quarantine, and counts as the events that its position claims, or as one: `corrupt`",
+        test="tests/faults/test_corruption.py::test_a_segment_that_cannot_be_read_is_counted",
+        figure="704 lengths of a segment: each event delivered or counted",
+        removals=(Removal("hypotest/backlog.py", '            self._control.fold("", rows)\n', ""),),
+    ),
+    Fault(
+        fault="A segment becomes unreadable while its writer is at work",
+        happens="It stays until its writer ends, which would else go on to write into quarantine",
+        test="tests/faults/test_corruption.py::test_what_cannot_be_read_stays_with_its_writer",
+        figure="set aside and counted once the writer is gone",
+        removals=(
+            Removal(
+                "hypotest/backlog.py",
+                "            if not segment.lock(fd):\n",
+                "            if segment.lock(fd) is None:\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="An event is damaged",
+        happens="It is counted as `corrupt`, the file goes to quarantine; the events behind it are delivered",
+        test="tests/test_backlog.py::test_a_damaged_frame_hides_nothing",
+        figure="every bit of 12 events flipped: the other 11 delivered, one counted",
+        removals=(
+            Removal(
+                "hypotest/backlog.py",
+                "                offset = held.next_sound(offset, end)\n                continue\n",
+                "                break\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The count of a segment's events is damaged",
+        happens="The accounts end as if it were not: what cannot be read has to have room in the file",
+        test="tests/faults/test_corruption.py::test_a_damaged_count_invents_no_event",
+        figure="0 to 16 million events claimed: 3 counted",
+        removals=(
+            Removal(
+                "hypotest/backlog.py",
+                "            missing = min(missing, held.uncovered(written & OFFSET) // SMALLEST_FRAME)\n",
+                "            missing = max(missing, 0)\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The position of a living writer's segment is damaged",
+        happens="The leader reads no further than the file is, and delivers what others keep",
+        test="tests/faults/test_corruption.py::test_a_damaged_position_of_a_living_writer",
+        figure="6 impossible positions: the other events delivered, the accounts exact when the writer has ended",
+        removals=(
+            Removal(
+                "hypotest/backlog.py",
+                "min(end, source.segment.position() & OFFSET)\n",
+                "source.segment.words[5] & OFFSET\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The note of what the server has acknowledged is damaged",
+        happens="The events of that segment are sent again, with the same ids, and counted once",
+        test="tests/faults/test_corruption.py::test_a_damaged_acknowledgement_sends_again",
+        figure="every bit of it flipped, alone and with the next",
+        removals=(
+            Removal(
+                "hypotest/header.py",
+                "    return mark if with_check(mark) == word and position(mark, full) == mark else HEADER\n",
+                "    return mark\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A counter of refusals or drops is damaged",
+        happens="One flipped bit is mended by its checksum; a counter with more of them begins anew",
+        test="tests/test_segment.py::test_every_bit_of_a_counter_is_mended",
+        figure="64 bits of 303 counters: all mended",
+        removals=(
+            Removal("hypotest/header.py", "    if not word or counter(n) == word:\n", "    if word or not word:\n"),
+        ),
+    ),
+    Fault(
+        fault="A flipped bit says that a writer has finished its segment",
+        happens="It has not: the mark is a word of eight letters. Else the file would be deleted under the writer",
+        test="tests/faults/test_corruption.py::test_a_living_writers_segment_is_not_taken_for_finished",
+        figure="64 bits: the next event is delivered",
+        removals=(
+            Removal(
+                "hypotest/backlog.py",
+                "finished = self.segment.words[FINISHED] == DONE",
+                "finished = self.segment.words[FINISHED] != 0",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A segment was renamed",
+        happens="It takes its own name again; its events have the ids of its header",
+        test="tests/faults/test_corruption.py::test_a_renamed_segment_takes_its_name",
+        figure="delivered and counted once",
+        removals=(
+            Removal(
+                "hypotest/backlog.py",
+                "        if not source.own and source.segment.stem != source.segment.name:\n",
+                "        if not source.segment.stem:\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A segment was copied, by a backup for example",
+        happens="The copy is set aside, and counted nowhere",
+        test="tests/faults/test_corruption.py::test_a_copied_segment_is_set_aside",
+        figure="2 copies: 3 events delivered and counted once",
+        removals=(
+            Removal(
+                "hypotest/backlog.py",
+                "        if os.path.lexists(path):\n            self._set_aside(held.path)\n",
+                "        if not path:\n            self._set_aside(held.path)\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="Files of a newer version, after a return to this one",
+        happens="They are not taken for ours: a segment is set aside and counted, older settings are used",
+        test="tests/faults/test_corruption.py::test_a_newer_version_is_set_aside",
+        figure="in quarantine, one event counted",
+        removals=(Removal("hypotest/header.py", "_SEALED.pack(_MAGIC, self.seed", '_SEALED.pack(b"", self.seed'),),
+    ),
+    Fault(
+        fault="A file is truncated while the leader reads it, where it is not mapped",
+        happens="What is left is delivered. (Where it is mapped, the kernel answers SIGBUS: not promised)",
+        test="tests/faults/test_corruption.py::test_a_file_cut_under_a_leader_that_reads_it",
+        figure="7 lengths: no crash, no event twice",
+        removals=(Removal("hypotest/segment.py", '            found = found.ljust(wanted, b"\\0")\n', ""),),
+    ),
+    Fault(
+        fault="A directory, or another thing that is no file, in the place of a segment",
+        happens="It goes to quarantine; leader and status go on",
+        test="tests/faults/test_corruption.py::test_no_file_in_the_spool",
+        figure="4 kinds",
+        removals=(
+            Removal(
+                "hypotest/backlog.py",
+                "            self._set_aside(path)  # no file, or not of our user: nothing that we accepted\n",
+                "",
+            ),
+        ),
+    ),
+    Fault(
+        fault="An experiment in the settings file is damaged",
+        happens="It gives control until the next poll, at which the leader reads all of the file and publishes it anew",
+        test="tests/faults/test_corruption.py::test_no_damage_misleads_or_stops_a_reader[snapshot-flipped bits]",
+        figure="1,688 flipped bits, 211 lengths: no wrong settings, all published anew",
+        removals=(
+            Removal(
+                "hypotest/publisher.py",
+                "open_snapshot(self._directory, generation).check()",
+                "open_snapshot(self._directory, generation)",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The end of the settings file is zeros",
+        happens="As any damage: zeros alone are no experiment",
+        test="tests/faults/test_corruption.py::test_no_damage_misleads_or_stops_a_reader[snapshot-zeroed tails]",
+        figure="211 tails of zeros: no wrong settings",
+        removals=(
+            Removal("hypotest/snapshot.py", "zlib.crc32(both, zlib.crc32(head[4:]))", "zlib.crc32(both)"),
+            Removal("hypotest/publisher.py", "zlib.crc32(rest).to_bytes", "zlib.crc32(name + data).to_bytes"),
+        ),
+    ),
+    Fault(
+        fault="The word that names the settings in force is damaged",
+        happens="The newest settings are used, not others that are still there; the leader mends it",
+        test="tests/faults/test_corruption.py::test_a_generation_that_changes_by_itself",
+        figure="each bit of it, and all extremes",
+        removals=(
+            Removal(
+                "hypotest/control.py",
+                "return generation if generation ^ _U64 == self.words[GENERATION_INVERTED] else None",
+                "return generation",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The accounts in the control page are damaged",
+        happens="The other copy, which is the same at rest, counts",
+        test="tests/test_control.py::test_a_torn_copy_does_not_count",
+        figure="each byte of both copies: no count lost",
+        removals=(
+            Removal(
+                "hypotest/control.py",
+                "for offset in _COPIES if a <= b else reversed(_COPIES):",
+                "for offset in (_COPIES if a <= b else _COPIES[::-1])[:1]:",
+            ),
+        ),
+    ),
+    Fault(
+        fault="Another word of the control page is damaged, such as the leader's pid",
+        happens="None has a value that stops a process, or the next leader",
+        test="tests/faults/test_corruption.py::test_no_damage_misleads_or_stops_a_reader[control page-extreme words]",
+        figure="4,720 flipped bits, 1,442 extremes: somebody leads",
+        removals=(
+            Removal("hypotest/leader.py", "except (ProcessLookupError, OverflowError):", "except ProcessLookupError:"),
+        ),
+    ),
+    Fault(
+        fault="Hundreds of damaged files at once",
+        happens="One line in the log",
+        test="tests/faults/test_corruption.py::test_many_damaged_files_are_one_line",
+        figure="500 files, 1 line",
+        removals=(Removal("hypotest/backlog.py", '            "isolated",\n', '            f"isolated:{path}",\n'),),
+    ),
+]

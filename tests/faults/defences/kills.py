@@ -87,7 +87,7 @@ FAULTS: list[Fault] = [
         "37 kills",
         (
             Removal("hypotest/backlog.py", "        self._finish_retirement()\n", ""),
-            Removal("hypotest/control.py", "        if last == segment:\n            return\n", ""),
+            Removal("hypotest/control.py", "        if segment and last == segment:\n            return\n", ""),
         ),
     ),
     Fault(
@@ -151,8 +151,8 @@ FAULTS: list[Fault] = [
             Removal(
                 "hypotest/spool.py",
                 "        with contextlib.suppress(OSError):  # not mapped, on a full disk: without a lock it counts as"
-                " finished, too\n            done.words[FINISHED] = 1\n",
-                "        done.words[FINISHED] = 1\n",
+                " finished, too\n            done.words[FINISHED] = DONE\n",
+                "        done.words[FINISHED] = DONE\n",
             ),
         ),
     ),
@@ -163,7 +163,7 @@ FAULTS: list[Fault] = [
         "55 errors",
         (
             Removal("hypotest/backlog.py", "        self._finish_retirement()\n", ""),
-            Removal("hypotest/control.py", "        if last == segment:\n            return\n", ""),
+            Removal("hypotest/control.py", "        if segment and last == segment:\n            return\n", ""),
         ),
     ),
     Fault(
@@ -191,7 +191,7 @@ FAULTS: list[Fault] = [
         "the leader comes back to the segment in its next round, and does not take it for a damaged one",
         f"{_HALF}[claim]",
         "every transfer",
-        (Removal("hypotest/segment.py", "if len(head) < min(size, _HEAD.size):", "if False:"),),
+        (Removal("hypotest/segment.py", "if len(head) < min(os.fstat(fd).st_size, HEADER):", "if False:"),),
     ),
     Fault(
         "a read of the position gives nothing, where segments are not mapped",

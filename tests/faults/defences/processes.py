@@ -46,8 +46,8 @@ FAULTS = [
             ),
             Removal(
                 "hypotest/backlog.py",
-                "        if source.orphan:\n            return os.fstat(source.segment.fd).st_size\n",
-                "",
+                "        return end if source.orphan else min(end, source.segment.position() & OFFSET)\n",
+                "        return min(end, source.segment.position() & OFFSET)\n",
             ),
         ),
     ),
@@ -247,8 +247,8 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/backlog.py",
-                "        if folded:\n            with contextlib.suppress(FileNotFoundError):\n",
-                "        if not path:\n            with contextlib.suppress(FileNotFoundError):\n",
+                "        if folded:\n            with contextlib.suppress(FileNotFoundError, IsADirectoryError):\n",
+                "        if not path:\n            with contextlib.suppress(FileNotFoundError, IsADirectoryError):\n",
             ),
         ),
     ),
@@ -269,7 +269,7 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/spool.py",
-                "                counting.words[COUNTERS + slot] += 1\n            finally:\n",
+                "                counting.count(slot)\n            finally:\n",
                 "                self._unreported[slot] += 1\n            finally:\n",
             ),
         ),
