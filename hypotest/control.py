@@ -142,8 +142,8 @@ class ControlPage:
 
     def set_generation(self, generation: int) -> None:
         """Puts a generation in force."""
-        self.words[GENERATION_INVERTED] = generation ^ _U64
-        self.words[GENERATION] = generation  # publish last
+        self.words[GENERATION] = generation
+        self.words[GENERATION_INVERTED] = generation ^ _U64  # who looks before that takes the newest file: this one
 
     def accounts(self) -> tuple[str, list[int]]:
         """The counts of all finished segments, and the name of the segment that was folded in last."""

@@ -312,7 +312,7 @@ class RotateByWrite(Rotate):
 
 
 class Claim(Operation):
-    """A leader looks for segments and claims a batch; an old draft and a file that is no segment are in its way."""
+    """A leader looks for segments and claims a batch; an old draft and what is no file are in its way."""
 
     name = "claim"
     drops: ClassVar = {"age": 1, "rejected": 2}
@@ -327,7 +327,7 @@ class Claim(Operation):
         draft = Path(home.state.spool, ".draft")
         draft.write_bytes(b"")
         os.utime(draft, (0, 0))
-        Path(home.state.spool, "garbage.seg").write_bytes(b"garbage")
+        Path(home.state.spool, "garbage.seg").mkdir()
         self.backlog = self.world.backlog()
 
     def run(self) -> None:
