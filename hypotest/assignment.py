@@ -261,7 +261,8 @@ def decide(
     try:
         # Bytes: given a str with a lone surrogate, mmh3 (5.3.1) reads through NULL and kills the process.
         key = (hashed + experiment.suffix).encode()
-    except UnicodeEncodeError:
+    except UnicodeEncodeError as error:
+        let_through(error)
         return experiment.bad_id
     return table[bisect_right(experiment.thresholds, mmh3.hash(key, SEED, False))]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from hypotest import accounts, header, log, platform, segment
+from hypotest import accounts, header, interrupts, log, platform, segment
 from hypotest.control import LIVED, ControlPage
 from hypotest.control import SPOOL_BYTES as SPOOL_BYTES_WORD
 from hypotest.errors import CorruptFile
@@ -404,11 +404,11 @@ def survey(state: StateDir, own: Mapping[str, Segment], without: str = "") -> Su
         without: the name of a segment to leave out, whose counts are in the totals already.
     """
     rows, size, marks = [], 0, {}
-    with contextlib.suppress(FileNotFoundError), os.scandir(state.spool) as entries:
+    with interrupts.suppress(FileNotFoundError), os.scandir(state.spool) as entries:
         for entry in entries:
             if not entry.name.endswith(SUFFIX) or entry.name == without + SUFFIX:
                 continue
-            with contextlib.suppress(FileNotFoundError, CorruptFile, ValueError):
+            with interrupts.suppress(FileNotFoundError, CorruptFile, ValueError):
                 held = own.get(entry.path)
                 if held is not None:
                     position, counters = held.position(), held.counters()
@@ -425,8 +425,7 @@ def is_settled(path: str, position: int, own: Mapping[str, Segment]) -> bool:
     held = own.get(path)
     try:
         acknowledged = held.acknowledged() if held is not None else segment.peek(path)[1]
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        interrupts.let_through(error)
+        return isinstance(error, FileNotFoundError)
     return acknowledged >> 40 >= position >> 40

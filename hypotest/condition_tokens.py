@@ -11,6 +11,7 @@ import re
 from collections import Counter
 
 from hypotest.errors import ConditionSyntaxError
+from hypotest.interrupts import let_through
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ def set_of(items: Sequence[Any], position: int) -> set[Any]:
         if crowded(items):
             fail("too many items of a set have one hash", position)
         return set(items)
-    except TypeError:
+    except TypeError as error:
+        let_through(error)
         return fail("a set holds no lists or sets", position)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 
 from hypotest.errors import ConfigError
+from hypotest.interrupts import let_through
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def _number(low: float, high: float, unit: str) -> Callable[[object], float]:
     def parse(value: object) -> float:
         try:
             number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError) as error:
+            let_through(error)
             number = math.nan
         if not low <= number <= high:
             raise ConfigError(f"expected a number of {unit} from {low:.15g} to {high:.15g}")

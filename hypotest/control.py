@@ -34,7 +34,6 @@ a poll: a damaged one misleads no longer than that, and none stops anybody.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
 import os
@@ -44,7 +43,7 @@ import time
 import zlib
 from collections.abc import Sequence
 
-from hypotest import accounts, log, platform
+from hypotest import accounts, interrupts, log, platform
 from hypotest.errors import CorruptFile, StorageError
 
 NAME = "control"
@@ -83,32 +82,30 @@ class ControlPage:
             CorruptFile: the file is not a control page of this version.
             OSError: it cannot be read.
         """
+        # No __del__: what a signal handler of the host raises in one is lost. The last reference to the mapping gives
+        # all back; while it is mapped, no other file gets its inode.
         self._path = f"{directory}/{NAME}"
-        self._fd = fd
-        magic, size = os.pread(fd, 8, 0), os.fstat(fd).st_size
-        if len(magic) < min(size, 8):
-            raise OSError(errno.EIO, "short read")  # a page that is replaced takes the accounts along
-        if size != SIZE or magic != MAGIC.to_bytes(8, "little"):
-            raise CorruptFile(f"{self._path} is not a control page of this version")
-        self._map = mmap.mmap(fd, SIZE)
-        self.words = memoryview(self._map).cast("Q")
-
-    def __del__(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Gives up the descriptor. What has been handed out of the mapping stays usable."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
+        try:
+            found = os.fstat(fd)
+            magic = os.pread(fd, 8, 0)
+            if len(magic) < min(found.st_size, 8):
+                raise OSError(errno.EIO, "short read")  # a page that is replaced takes the accounts along
+            if found.st_size != SIZE or magic != MAGIC.to_bytes(8, "little"):
+                raise CorruptFile(f"{self._path} is not a control page of this version")
+            self._map = mmap.mmap(fd, SIZE)
+        finally:
             os.close(fd)
+        self._file = found.st_dev, found.st_ino
+        self.words = memoryview(self._map).cast("Q")
 
     def replaced(self) -> bool:
         """Whether the file that its path names is no longer the one mapped here."""
         try:
-            named, ours = os.stat(self._path), os.fstat(self._fd)
-        except OSError:
+            named = os.stat(self._path)
+        except OSError as error:
+            interrupts.let_through(error)
             return True
-        return (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino)
+        return (named.st_dev, named.st_ino) != self._file
 
     def kick(self) -> None:
         """Wakes the leader."""
@@ -212,12 +209,14 @@ def open_control(directory: str, generation: int = 0) -> ControlPage:
         for _ in range(3):
             try:
                 return ControlPage(directory, platform.open_own(path, os.O_RDWR))
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                interrupts.let_through(error)
                 _create(directory, generation, os.link)
             except CorruptFile:
                 log.limited(log.ERROR, "page", "the control page is damaged and made anew: %s", path)
                 _create(directory, generation, os.replace, _set_aside(directory))
     except OSError as error:
+        interrupts.let_through(error)
         raise StorageError(f"{path} cannot be used: {error.strerror or error}") from error
     raise StorageError(f"{path} is replaced again and again")
 
@@ -226,19 +225,20 @@ def open_existing(directory: str) -> ControlPage | None:
     """The control page of a namespace if it has a sound one; makes nothing."""
     try:
         return ControlPage(directory, platform.open_own(f"{directory}/{NAME}", os.O_RDWR))
-    except OSError:
+    except OSError as error:
+        interrupts.let_through(error)
         return None
 
 
 def _set_aside(directory: str) -> bytes:
     """Gives a damaged page a second name in quarantine/, instead of the one before it, and returns its accounts."""
     path, aside = f"{directory}/{NAME}", f"{directory}/quarantine/{NAME}"
-    with contextlib.suppress(OSError):
-        with contextlib.suppress(FileNotFoundError):
+    with interrupts.suppress(OSError):
+        with interrupts.suppress(FileNotFoundError):
             os.unlink(aside)
         os.link(path, aside, follow_symlinks=False)
     start, end = _COPIES[0], _COPIES[-1] + _ACCOUNTS.size + 8
-    with contextlib.suppress(CorruptFile, FileNotFoundError):
+    with interrupts.suppress(CorruptFile, FileNotFoundError):
         fd = platform.open_own(path, os.O_RDONLY)
         try:
             kept, size = os.pread(fd, end - start, start), os.fstat(fd).st_size
@@ -263,18 +263,18 @@ def _create(directory: str, generation: int, publish: object, kept: bytes = b"")
         page[_COPIES[0] : _COPIES[0] + len(kept)] = kept  # they have their own checksums
         if os.write(fd, page) != SIZE:
             raise StorageError(f"{draft}: short write, the disk is full")
-        with contextlib.suppress(FileExistsError):
+        with interrupts.suppress(FileExistsError):
             publish(draft, f"{directory}/{NAME}")  # type: ignore[operator]
     finally:
         os.close(fd)
-        with contextlib.suppress(OSError):
+        with interrupts.suppress(OSError):
             os.unlink(draft)
 
 
 def sweep_drafts(directory: str) -> None:
     """Removes what processes left that were killed while they made the page; from time to time, by the leader."""
-    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+    with interrupts.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
-            with contextlib.suppress(OSError):
+            with interrupts.suppress(OSError):
                 if entry.name.startswith(_DRAFT) and time.time() - entry.stat().st_mtime > _DRAFT_AGE:
                     os.unlink(entry.path)

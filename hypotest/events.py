@@ -109,7 +109,8 @@ class Encoder:
             return b'"%b"' % digest.hexdigest().encode()
         try:
             return dumps(value)
-        except TypeError:
+        except TypeError as error:
+            let_through(error)
             return _json(value)
 
     def _now(self) -> bytes:

@@ -8,24 +8,62 @@ from __future__ import annotations
 
 # Not signal: its getsignal looks for an enum on the way, and swallows an interrupt that comes meanwhile.
 import _signal  # type: ignore[import-not-found]
-from types import CodeType
+import contextlib
+from types import CodeType, FrameType, TracebackType
+
+_VARARGS = 4  # of a code's flags, as inspect has it
 
 
 def let_through(error: BaseException) -> None:
-    """Raises `error` again if a signal handler raised it; to be called first in every `except Exception`.
+    """Raises `error` again if a signal handler raised it; to be called first where exceptions of Python's are caught.
 
     Told by the traceback, which has the handler's frame. What orjson wraps is found as its cause. Contexts do not
     count: the host may call us while it handles an interrupt.
     """
     handlers = _handlers()
     seen: BaseException | None = error
-    while seen is not None and handlers:
-        trace = seen.__traceback__
-        while trace is not None:
-            if trace.tb_frame.f_code in handlers:
-                raise seen
-            trace = trace.tb_next
-        seen = seen.__cause__
+    try:
+        while seen is not None:
+            trace = seen.__traceback__
+            caller = None
+            while trace is not None:
+                frame = trace.tb_frame
+                if frame.f_code in handlers or _was_given(frame, caller):
+                    raise seen
+                trace, caller = trace.tb_next, frame
+            seen = seen.__cause__
+    finally:
+        # Its traceback has this frame: a cycle would keep what our frames hold, such as segments, until a collection.
+        del error, seen
+
+
+def _was_given(frame: FrameType, caller: FrameType | None) -> bool:
+    """Whether one of the arguments is the frame it interrupted: a handler that is not installed any more."""
+    code = frame.f_code
+    count = code.co_argcount
+    if caller is None or (count < 2 and not code.co_flags & _VARARGS):  # noqa: PLR2004 - a number and a frame
+        return False
+    values = [frame.f_locals.get(name) for name in code.co_varnames[:count]]
+    if code.co_flags & _VARARGS:
+        rest = frame.f_locals.get(code.co_varnames[count + code.co_kwonlyargcount])
+        values += rest if isinstance(rest, tuple) else ()
+    return any(value is caller for value in values)
+
+
+class suppress(contextlib.suppress):  # noqa: N801 - as the one it stands for
+    """`contextlib.suppress`, which lets interrupts through: a handler may well raise a TimeoutError, an OSError."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Swallows what it was made for, unless a signal handler raised it."""
+        try:
+            swallowed = super().__exit__(kind, error, trace)
+            if swallowed and error is not None:
+                let_through(error)
+            return bool(swallowed)
+        finally:
+            del error
 
 
 def _handlers() -> set[CodeType]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 
-from hypotest import platform
+from hypotest import interrupts, platform
 
 _HELD_ELSEWHERE = (errno.EACCES, errno.EAGAIN)
 
@@ -23,7 +22,7 @@ def abandon_inherited() -> None:
     """
     while _open:
         fd, identity = _open.popitem()
-        with contextlib.suppress(OSError):
+        with interrupts.suppress(OSError):
             if _identity(os.fstat(fd)) == identity:
                 os.close(fd)
 
@@ -53,6 +52,7 @@ class LeaderLock:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self.release()
+            interrupts.let_through(error)
             if error.errno in _HELD_ELSEWHERE:
                 return False
             raise
@@ -62,7 +62,7 @@ class LeaderLock:
 
     def held(self) -> bool:
         """Whether the lock is held, and on the file its path names: an unlinked file permits a second leader."""
-        with contextlib.suppress(OSError):
+        with interrupts.suppress(OSError):
             return self._fd >= 0 and _identity(os.stat(self.path)) == _identity(os.fstat(self._fd)) == self._identity
         return False
 

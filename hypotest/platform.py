@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
 import os
@@ -10,6 +9,7 @@ import stat
 import sys
 
 from hypotest.errors import CorruptFile
+from hypotest.interrupts import let_through, suppress
 
 _MADV_WIPEONFORK = 18  # not named in the mmap module
 _MADV_POPULATE_WRITE = 23
@@ -34,8 +34,9 @@ def open_own(path: str, flags: int) -> int:
     try:
         fd = os.open(path, flags | O_SAFE | os.O_NONBLOCK, 0o600)
     except OSError as error:
+        let_through(error)
         foreign = False
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             foreign = not _is_own_file(os.lstat(path))
         if foreign:
             raise CorruptFile(f"{path} is no file of ours") from error
@@ -83,13 +84,14 @@ def _wipe_on_fork_page() -> memoryview | None:
     page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
         page.madvise(_MADV_INVALID)
-    except (OSError, ValueError):
-        pass
+    except (OSError, ValueError) as error:
+        let_through(error)
     else:
         return None
     try:
         page.madvise(_MADV_WIPEONFORK)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        let_through(error)
         return None
     words = memoryview(page).cast("Q")
     words[0] = 1
@@ -110,6 +112,7 @@ def preallocate(fd: int, size: int) -> bool:
     try:
         os.posix_fallocate(fd, 0, size)
     except OSError as error:
+        let_through(error)
         if error.errno in _UNSUPPORTED:
             return False
         raise
@@ -131,7 +134,7 @@ def filesystem_type(directory: str) -> str:
     """
     best, found = "", ""
     path = os.path.realpath(directory) + "/"
-    with contextlib.suppress(OSError, ValueError, IndexError):
+    with suppress(OSError, ValueError, IndexError):
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
             lines = table.read(_MAX_MOUNTINFO).splitlines()
         for line in lines:
@@ -144,7 +147,7 @@ def filesystem_type(directory: str) -> str:
 
 def populate(mapping: mmap.mmap) -> None:
     """Touches every page of `mapping` now, so that no append waits for a page fault later."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    with suppress(OSError, ValueError, AttributeError):
         mapping.madvise(_MADV_POPULATE_WRITE)
 
 
@@ -156,8 +159,8 @@ def sync_data(fd: int) -> None:
 def directory_size(path: str) -> int:
     """The bytes of the files in a directory, some of which may go while we look; 0 if it is gone itself."""
     total = 0
-    with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
+    with suppress(FileNotFoundError), os.scandir(path) as entries:
         for entry in entries:
-            with contextlib.suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):
                 total += entry.stat(follow_symlinks=False).st_size
     return total

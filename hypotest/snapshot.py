@@ -25,7 +25,6 @@ Not promised: a file that is truncated while a process has it mapped (SIGBUS).
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import struct
@@ -35,7 +34,7 @@ from collections.abc import Callable
 
 import mmh3
 
-from hypotest import platform
+from hypotest import interrupts, platform
 from hypotest.control import GENERATION, ControlPage
 from hypotest.errors import CorruptFile
 
@@ -168,7 +167,7 @@ def open_newest(directory: str, generation: int | None = None) -> Snapshot | Non
     """The snapshot of `generation`; if it is damaged, gone or not given, the newest sound one."""
     order = ([generation] if generation else []) + generations(directory)
     for number in order:
-        with contextlib.suppress(OSError):
+        with interrupts.suppress(OSError):
             return open_snapshot(directory, number)
     return None
 
@@ -257,7 +256,7 @@ class Reader:
             sound = self._page.generation() == generation
             if not generation or not sound:
                 break
-            with contextlib.suppress(OSError):
+            with interrupts.suppress(OSError):
                 self._view = _View(generation, open_snapshot(self._directory, generation))
                 return self._view
             if self._words[GENERATION] == generation:
@@ -267,7 +266,7 @@ class Reader:
         stale: _View = _View(generation, before.snapshot)
         stale.decoded = before.decoded
         if not sound or (before.snapshot is None and generation):
-            with contextlib.suppress(OSError):
+            with interrupts.suppress(OSError):
                 newest = open_newest(self._directory)
                 if newest is not None and (before.snapshot is None or newest.generation > before.snapshot.generation):
                     stale.snapshot, stale.decoded = newest, {}

@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import stat
 from _blake2 import blake2b  # hashlib, which has the same, loads OpenSSL: a tenth of what our import may cost
 from collections.abc import Iterator, Mapping
 
-from hypotest import platform
+from hypotest import interrupts, platform
 from hypotest.errors import StorageError
 
 FORMAT = "v1"
@@ -63,7 +62,8 @@ class StateDir:
         try:
             with os.scandir(f"{self.root}/{FORMAT}") as entries:
                 names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-        except OSError:
+        except OSError as error:
+            interrupts.let_through(error)
             return []
         return [StateDir(self.root, name) for name in names if name != self.namespace]
 
@@ -93,10 +93,10 @@ def candidates(explicit: str | None, environ: Mapping[str, str]) -> Iterator[str
 def _home(environ: Mapping[str, str]) -> str | None:
     """HOME if it is the effective user's own, else the passwd entry's: HOME is often stale after a privilege drop."""
     homes = [environ.get("HOME", "")]
-    with contextlib.suppress(KeyError):
+    with interrupts.suppress(KeyError):
         homes.append(pwd.getpwuid(os.geteuid()).pw_dir)
     for home in homes:
-        with contextlib.suppress(OSError):
+        with interrupts.suppress(OSError):
             if home.startswith("/") and os.stat(home).st_uid == os.geteuid():
                 return home
     return None
@@ -113,7 +113,7 @@ def prepare(root: str, namespace: str) -> StateDir:
         _make(root)
         _check(root, forbidden=stat.S_IWGRP | stat.S_IWOTH)
         for path in (f"{root}/{FORMAT}", state.path, state.spool, state.quarantine):
-            with contextlib.suppress(FileExistsError):
+            with interrupts.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
             _check(path, forbidden=0)
             if stat.S_IMODE(os.lstat(path).st_mode) != stat.S_IRWXU:
@@ -123,6 +123,7 @@ def prepare(root: str, namespace: str) -> StateDir:
     except StorageError:
         raise
     except OSError as error:
+        interrupts.let_through(error)
         raise StorageError(f"{root} cannot be used: {describe(error)}") from error
     return state
 
@@ -142,7 +143,7 @@ def examine(root: str, namespace: str) -> StateDir | None:
         for path in (f"{root}/{FORMAT}", state.path):
             _check(path, forbidden=0)
         for path in (state.spool, state.quarantine):
-            with contextlib.suppress(FileNotFoundError):  # prepare makes them again
+            with interrupts.suppress(FileNotFoundError):  # prepare makes them again
                 _check(path, forbidden=0)
         if os.path.lexists(state.spool) and not os.access(
             state.spool, _RWX, effective_ids=os.access in os.supports_effective_ids
@@ -164,14 +165,14 @@ def describe(error: OSError, path: str = "") -> str:
     if not isinstance(error, PermissionError) or not named:
         return told
     while named:
-        with contextlib.suppress(OSError):
+        with interrupts.suppress(OSError):
             return f"{told} ({named} belongs to user {_user(os.lstat(named).st_uid)}, we are {_user(os.geteuid())})"
         named = os.path.dirname(named) if named != "/" else ""
     return told
 
 
 def _user(number: int) -> str:
-    with contextlib.suppress(KeyError):
+    with interrupts.suppress(KeyError):
         return f"{number} ({pwd.getpwuid(number).pw_name})"
     return str(number)
 
@@ -181,7 +182,7 @@ def _make(path: str) -> None:
     if os.path.lexists(path):
         return
     _make(os.path.dirname(path))
-    with contextlib.suppress(FileExistsError):
+    with interrupts.suppress(FileExistsError):
         os.mkdir(path, 0o700)
 
 

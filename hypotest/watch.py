@@ -6,11 +6,11 @@ has another process of the same number, or none.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 
 from hypotest import lazy
+from hypotest.interrupts import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _PACE = 0.25  # a leader that signs off and lives on is noticed after so long
 
 def pid_space() -> int:
     """The pid namespace of this process, as a number other than 0; 0 where it cannot be told."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         return os.stat("/proc/self/ns/pid").st_ino
     return 0
 
@@ -69,7 +69,7 @@ class Watch:
 
     def _open(self, pid: int) -> None:
         # Gone, or forbidden; a kernel before 5.3; a damaged word that is no pid.
-        with contextlib.suppress(OSError, ImportError, AttributeError, OverflowError):
+        with suppress(OSError, ImportError, AttributeError, OverflowError):
             select = lazy.load("select")
             poll = select.poll()
             self._fd = os.pidfd_open(pid)
@@ -93,7 +93,7 @@ class Watch:
 
     def _ours(self) -> bool:
         """Whether the number is still our descriptor's: a host that becomes a daemon may close all it finds."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             return self._fd >= 0 and "pidfd" in os.readlink(f"/proc/self/fd/{self._fd}")
         return False
 

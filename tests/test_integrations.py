@@ -206,7 +206,6 @@ class Host:
         if page is None:
             return 0
         value: int = page.words[number]
-        page.close()
         return value
 
     def leader(self) -> int:
