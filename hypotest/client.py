@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from hypotest import accounts, control, lazy, leader, log, settings, snapshot, statedir
+from hypotest import accounts, control, interrupts, lazy, leader, log, settings, snapshot, statedir
 from hypotest.config import Config
 from hypotest.errors import EventRefused, StorageError, ThreadsStandStill
 from hypotest.events import Encoder
@@ -71,7 +71,6 @@ class Client:
         self._retire = retire or Client.close
         self._thread: object = None
         self._thread_wanted_at = 0.0
-        self._turn = [True]
         self._built_at = time.monotonic()
         if not self.connected:
             return
@@ -97,6 +96,7 @@ class Client:
                 newest = snapshot.open_newest(state.path)
                 page = control.open_control(state.path, newest.generation if newest else 0)
             except (StorageError, OSError) as error:
+                interrupts.let_through(error)
                 level = log.WARNING if root == self.config.state_dir else log.INFO
                 log.limited(level, f"state:{root}", "state directory not used: %s", error, every=600.0)
                 continue
@@ -160,15 +160,12 @@ class Client:
         if now < self._thread_wanted_at:
             return True
         try:
-            turn = self._turn.pop()
-        except IndexError:  # another thread is at it, or has done it
-            return True
-        try:
             self._thread = self._start_thread("campaign", self.campaign.run)
         except ThreadsStandStill:
             self._thread_wanted_at = now + _LOOK_EVERY
             self.campaign.look_on()
         except RuntimeError as error:
+            interrupts.let_through(error)
             self._thread_wanted_at = now + _THREAD_RETRY
             log.limited(
                 log.WARNING,
@@ -181,9 +178,6 @@ class Client:
             )
         else:
             return self._thread is not None
-        finally:
-            if self._thread is None:
-                self._turn.append(turn)
         return True
 
     def keep(self, payload: bytes) -> None:
@@ -241,7 +235,9 @@ class Client:
 
     def close(self) -> None:
         """Finishes the segments and ends the campaign, without waiting."""
-        if self.spool is not None:
-            self.spool.close()
-        if self.campaign is not None:
-            self.campaign.stop()
+        try:
+            if self.spool is not None:
+                self.spool.close()
+        finally:
+            if self.campaign is not None:
+                self.campaign.stop()

@@ -34,10 +34,9 @@ def _lives(pid: int) -> bool:
     """Whether a process of that pid may be alive; a hint only, since it may be another's or of another namespace."""
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):  # a damaged word may be no pid at all
-        return False
-    except OSError:
-        return True
+    except (OSError, OverflowError) as error:  # a damaged word may be no pid at all
+        interrupts.let_through(error)
+        return not isinstance(error, (ProcessLookupError, OverflowError))
     return pid != 0
 
 
@@ -62,6 +61,7 @@ class Campaign:
         self._ending = threading.Lock()
         self._watch = Watch()
         self._abandoned = self._looked = False
+        self._turn = [True]
         if not _lives(post.page.words[LEADER_PID]):
             self._beat_at -= STALE
 
@@ -75,7 +75,14 @@ class Campaign:
         return 0.0 if self.leading else time.monotonic() - self._beat_at
 
     def run(self) -> None:
-        """Loops until `stop`."""
+        """Loops until `stop`; only once, however many threads are started for it.
+
+        Of the caller who starts the thread nothing is left to tell others if an interrupt hits it.
+        """
+        try:
+            self._turn.pop()
+        except IndexError:
+            return
         self._stop.wait(_AFTER_YOU)
         while not self._stop.is_set() and not self._abandoned:
             try:

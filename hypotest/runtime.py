@@ -8,14 +8,13 @@ call ever waits for another's I/O, and a fork in the middle leaves no lock behin
 from __future__ import annotations
 
 import atexit
-import contextlib
 import importlib
 import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
 
-from hypotest import accounts, lazy, log
+from hypotest import accounts, interrupts, lazy, log
 from hypotest.client import Client
 from hypotest.config import resolve
 from hypotest.errors import ThreadsStandStill
@@ -88,6 +87,7 @@ def _open(here: _Process) -> Client:
     for warning in warnings:
         log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=600.0)
     candidate = Client(settled, start_thread, retire, here.carried, here.segments, here.former)
+    here.page = _TOO_EARLY  # until the campaign is started, which an interrupt may come before
     client = here.built.setdefault(_CURRENT, candidate)
     if client is candidate and client.state is not None:
         log.line(log.DEBUG, "state directory: %s", client.state.path)
@@ -98,18 +98,23 @@ def _enter_child() -> _Process:
     """The first call in a child: turns from everything inherited, without unlocking what is the parent's."""
     global _here  # noqa: PLW0603 - one process at a time
     pid, fresh = os.getpid(), _Process()
-    mine = _processes.setdefault(pid, fresh)
-    if not mine.guard.alive:  # an ancestor, now dead, had the same pid
-        _processes[pid] = mine = fresh
-    if mine is fresh:
-        for process in list(_processes.values()):
-            if process is not fresh:
-                _abandon(process)
-        if not _hooks.ran:
-            lazy.reset()
-            log.reset_after_fork_without_hooks()
-        _hooks.ran = False
-    _here = mine
+    try:
+        mine = _processes.setdefault(pid, fresh)
+        if not mine.guard.alive:  # an ancestor, now dead, had the same pid
+            _processes[pid] = mine = fresh
+        if mine is fresh:
+            for process in list(_processes.values()):
+                if process is not fresh:
+                    _abandon(process)
+            if not _hooks.ran:
+                lazy.reset()
+                log.reset_after_fork_without_hooks()
+            _hooks.ran = False
+        _here = mine
+    except BaseException:  # an interrupt: the next call has all to do again
+        if _processes.get(pid) is fresh:
+            del _processes[pid]
+        raise
     return mine
 
 
@@ -118,6 +123,8 @@ def _abandon(inherited: _Process) -> None:
     for client in inherited.built.values():
         if client.campaign is not None:
             client.campaign.abandon()
+        if client.spool is not None:
+            client.spool.abandon()
 
 
 def configure(values: Mapping[str, Any]) -> None:
@@ -133,11 +140,13 @@ def configure(values: Mapping[str, Any]) -> None:
 
 def retire(client: Client) -> None:
     """Takes a client out of use: the next call builds another."""
-    if _here.built.get(_CURRENT) is client:
-        del _here.built[_CURRENT]
-        _here.former = client.reader
-        _here.carried = client.spool.unreported() if client.spool is not None else client.refusals
-    client.close()
+    try:
+        if _here.built.get(_CURRENT) is client:
+            del _here.built[_CURRENT]
+            _here.former = client.reader
+            _here.carried = client.spool.unreported() if client.spool is not None else client.refusals
+    finally:
+        client.close()
 
 
 def begin() -> None:
@@ -193,7 +202,7 @@ def _uwsgi() -> Any:
     """The module by which uWSGI tells the processes it runs about themselves; None elsewhere."""
     if "uwsgi" not in sys.modules and "uwsgi" not in sys.builtin_module_names:
         return None
-    with contextlib.suppress(Exception):
+    with interrupts.suppress(Exception):
         module = importlib.import_module("uwsgi")
         return module if hasattr(module, "worker_id") else None
     return None
@@ -219,13 +228,15 @@ class _ForkHooks:
 
     def register(self) -> None:
         """Registers the hooks and the exit handler; children inherit both."""
-        if not self._registered:
-            self._registered = True
+        if self._registered:
+            return
+        self._registered = True
+        try:
             # After logging's, and so run before them: they take a lock that the import we wait for may need.
             if "logging" not in sys.modules:
                 os.register_at_fork(before=self._before_logging)
             with self._loading:
-                with contextlib.suppress(ImportError, OSError):
+                with interrupts.suppress(ImportError, OSError):
                     lazy.load("logging")
                 os.register_at_fork(
                     before=self._before,
@@ -233,6 +244,9 @@ class _ForkHooks:
                     after_in_child=self._after_in_child,
                 )
             atexit.register(_at_exit)
+        except BaseException:  # an interrupt: all of it may be registered twice
+            self._registered = False
+            raise
 
     def _before_logging(self) -> None:
         """In a fork that began before logging was imported: makes up for hooks that were registered meanwhile.
@@ -252,7 +266,7 @@ class _ForkHooks:
         lazy.importing.acquire(timeout=_FORK_PATIENCE)
 
     def _after_in_parent(self) -> None:
-        with contextlib.suppress(RuntimeError):  # not acquired in time: it is another thread's, which an RLock knows
+        with interrupts.suppress(RuntimeError):  # not acquired in time: it is another thread's, which an RLock knows
             lazy.importing.release()
 
     def _after_in_child(self) -> None:
@@ -267,7 +281,7 @@ _hooks = _ForkHooks()
 
 def _at_exit() -> None:
     """An orderly exit: a bonus, since most workers never get here. Bounded by flush_timeout."""
-    with contextlib.suppress(Exception):
+    with interrupts.suppress(Exception):
         client = _last_flush()
         if client is not None:
             client.close()

@@ -41,7 +41,6 @@ dropped when the process closes any descriptor of the file: a process never open
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import mmap
@@ -50,8 +49,10 @@ import struct
 import sys
 import time
 import zlib
+from collections import deque
+from weakref import ReferenceType, ref
 
-from hypotest import header, platform
+from hypotest import header, interrupts, platform
 from hypotest.errors import CorruptFile
 from hypotest.header import (
     ACKNOWLEDGED,
@@ -99,6 +100,10 @@ class _FileBytes:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
+    def disown(self) -> None:
+        """Makes each further read and write fail."""
+        self._fd = -1
+
     def __getitem__(self, part: slice) -> bytes:
         wanted = part.stop - part.start
         found = os.pread(self._fd, wanted, part.start)
@@ -139,7 +144,7 @@ class Segment:
         stem: the name that it was made with.
         full: size of the file when it is complete.
         mended: whether its header is damaged; what is known of it is right all the same.
-        limit: offset that no frame may cross; 0 makes the writer turn to another segment.
+        writer: that of a segment of this process.
     """
 
     __slots__ = (
@@ -147,7 +152,6 @@ class Segment:
         "fd",
         "full",
         "instance",
-        "limit",
         "map",
         "mended",
         "name",
@@ -157,39 +161,45 @@ class Segment:
         "seed",
         "stem",
         "words",
+        "writer",
     )
 
-    def __init__(self, path: str, fd: int) -> None:
-        """Takes over `fd`; closes it if the file is no segment of this version.
-
-        Raises:
-            CorruptFile: the header is damaged.
-            OSError: it cannot be read.
-        """
+    def __init__(self, path: str) -> None:
+        """Has no descriptor yet: see `make` and `attach`."""
         self.path = path
         self.name = os.path.basename(path).removesuffix(SUFFIX)
         self.fd = -1
+        self.writer: ReferenceType[Writer] | None = None
         self.opened = time.monotonic()
-        try:
-            head = read_header(fd)
-            found = header.identify(path, head)
-            self.seed, self.number, full = found.seed, found.number, found.full
-            self.instance, self.stem = found.instance.hex(), found.stem
-            self.mended = found.is_damaged(head)
-            self.limit = self.full = full
-            size = os.fstat(fd).st_size
-            self.map: mmap.mmap | _FileBytes
-            self.words: memoryview | _FileWords
-            if size == full and full % 8 == 0:
-                self.map = mmap.mmap(fd, size)
-                self.words = memoryview(self.map).cast("Q")
-            else:
-                self.map = _FileBytes(fd)
-                self.words = _FileWords(self.map)
-            self.fd = fd
-        except BaseException:
-            os.close(fd)
-            raise
+
+    def make(self, draft: str) -> None:
+        """Makes the file, which is closed with this segment, under the name `draft`."""
+        # One step of C: an interrupt between two steps of Python would leave a descriptor that nobody closes.
+        opening = map(os.open, (draft,), (os.O_RDWR | os.O_CREAT | os.O_EXCL | platform.O_SAFE,), (0o600,))
+        deque(map(setattr, (self,), ("fd",), opening), 0)
+
+    def attach(self) -> None:
+        """Maps the file.
+
+        Raises:
+            CorruptFile: it is no segment of this version.
+            OSError: it cannot be read.
+        """
+        fd = self.fd
+        head = read_header(fd)
+        found = header.identify(self.path, head)
+        self.seed, self.number, self.full = found.seed, found.number, found.full
+        self.instance, self.stem = found.instance.hex(), found.stem
+        self.mended = found.is_damaged(head)
+        size = os.fstat(fd).st_size
+        self.map: mmap.mmap | _FileBytes
+        self.words: memoryview | _FileWords
+        if size == self.full and self.full % 8 == 0:
+            self.map = mmap.mmap(fd, size)
+            self.words = memoryview(self.map).cast("Q")
+        else:
+            self.map = _FileBytes(fd)
+            self.words = _FileWords(self.map)
 
     def __del__(self) -> None:
         # Not `close`: what a signal handler raises in here is lost to the host, so it has to be short, where it is not
@@ -204,13 +214,28 @@ class Segment:
 
         A writer's segment is never closed but by its last reference: a leader in the same process may be reading it.
         """
-        if self.fd < 0:
-            return
-        if isinstance(self.map, mmap.mmap) and isinstance(self.words, memoryview):
-            self.words.release()
-            self.map.close()
         fd, self.fd = self.fd, -1
+        if fd < 0:
+            return
+        mapping, words = getattr(self, "map", None), getattr(self, "words", None)
+        if isinstance(words, memoryview):
+            words.release()
+        if isinstance(mapping, mmap.mmap):
+            mapping.close()
         os.close(fd)
+
+    def disown(self) -> None:
+        """In a child: makes an append of the parent's fail that the fork cut in two, and that goes on in the child too.
+
+        It would turn the position back, and so hide what the parent has appended since.
+        """
+        writer = self.writer and self.writer()
+        if isinstance(self.words, memoryview):
+            self.words.release()
+            if writer:
+                writer.map = self.words  # type: ignore[assignment]
+        elif isinstance(self.map, _FileBytes):
+            self.map.disown()
 
     def lock(self) -> bool:
         """Takes the writer's lock: True means that no other living process writes this segment."""
@@ -219,6 +244,11 @@ class Segment:
     def counters(self) -> list[int]:
         """The segment's accounts: see `header.counters_of`."""
         return header.counters_of(self.map[0:HEADER], self.full)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether it is this process's and nobody can append to it any more."""
+        return self.writer is not None and self.writer() is None
 
     def count(self, slot: int, n: int = 1) -> None:
         """Adds to a counter. The caller is the only one who writes that counter."""
@@ -285,6 +315,27 @@ class Segment:
         return end
 
 
+class Writer:
+    """The right to append to a segment, of which there is one: whoever has it may, nobody else.
+
+    An interrupt between two steps of its holder may lose it; its segment then says `abandoned`.
+
+    Attributes:
+        segment: the segment; map, words, seed: the segment's.
+        limit: offset that no frame may cross; 0 makes the holder turn to another segment.
+    """
+
+    __slots__ = ("__weakref__", "limit", "map", "seed", "segment", "words")
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.map = segment.map
+        self.words = segment.words
+        self.seed = segment.seed
+        self.limit = segment.full
+        segment.writer = ref(self)
+
+
 def read_header(fd: int) -> bytes:
     """The header of an open segment, as far as it has one.
 
@@ -301,7 +352,8 @@ def lock(fd: int) -> bool:
     """Takes the writer's lock on an open segment, if no other living process has it."""
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+        interrupts.let_through(error)
         return False
     return True
 
@@ -334,7 +386,7 @@ def create(
     own: dict[str, Segment],
     *,
     mapped: bool,
-) -> Segment:
+) -> Writer:
     """Makes a segment: whole and locked before it has a name that the leader looks at.
 
     Args:
@@ -351,33 +403,30 @@ def create(
     """
     path = f"{directory}/{instance.hex()}-{number:x}{SUFFIX}"
     draft = f"{directory}/.{instance.hex()}-{number:x}"
-    fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | platform.O_SAFE, 0o600)
+    segment = Segment(path)
     try:
+        segment.make(draft)
+        fd = segment.fd
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         mapped = mapped and platform.preallocate(fd, size)
         identity = Identity(int.from_bytes(os.urandom(4), "little"), instance, number, size)
         if os.pwrite(fd, identity.header(), 0) != HEADER:
             raise OSError(errno.ENOSPC, "short write: the disk is full")
-    except BaseException:
-        os.close(fd)
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise
-    segment = None
-    try:
-        segment = Segment(path, fd)
+        segment.attach()
         if isinstance(segment.map, mmap.mmap):
             platform.populate(segment.map)
+        writer = Writer(segment)
         own[path] = segment
         os.rename(draft, path)
     except BaseException:
-        own.pop(path, None)
-        if segment is not None:
+        if own.pop(path, None) is None:
             segment.close()
-        with contextlib.suppress(OSError):
+        else:  # a leader of this process may be reading it
+            segment.words[FINISHED] = DONE
+        with interrupts.suppress(OSError):
             os.unlink(draft)
         raise
-    return segment
+    return writer
 
 
 def open_segment(path: str) -> Segment:
@@ -387,4 +436,7 @@ def open_segment(path: str) -> Segment:
         CorruptFile: its header is damaged.
         OSError: it is gone, or cannot be opened.
     """
-    return Segment(path, platform.open_own(path, os.O_RDWR))
+    segment = Segment(path)
+    segment.fd = platform.open_own(path, os.O_RDWR)
+    segment.attach()
+    return segment

@@ -2,7 +2,8 @@
 
 A segment is checked out of a list for one append and put back: `list.pop` is atomic, so no lock is needed. A second
 thread, a signal handler or a `__del__` that comes in between finds the list empty and gets a segment of its own; an
-exception at any point costs at most the use of one segment, never an event or a deadlock. (Rejected: a lock. It cost
+exception at any point costs at most the use of one segment, never an event or a deadlock; and that segment is finished
+as soon as its `Writer` is garbage. (Rejected: a lock. It cost
 230 ns of 440, a signal handler would have to be told apart from a thread, and one left locked stops all.)
 """
 
@@ -12,13 +13,14 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from itertools import count
 from zlib import crc32
 
-from hypotest import accounts, platform, segment
+from hypotest import accounts, interrupts, platform, segment
 from hypotest.errors import EventRefused
 from hypotest.header import DONE, FINISHED, OFFSET, ONE, POSITION
 from hypotest.platform import directory_size
-from hypotest.segment import MAX_PAYLOAD, Segment, pack_frame_head
+from hypotest.segment import MAX_PAYLOAD, Segment, Writer, pack_frame_head
 
 _SMALLEST, _LARGEST = 64 << 10, 4 << 20
 _QUICK, _SLOW = 10.0, 60.0
@@ -57,22 +59,29 @@ class Spool:
         self._directory = directory
         self._max_bytes = max_bytes
         self._spool_bytes = spool_bytes
-        self._instance = os.urandom(16)
-        self._next = 0
+        self.segments: dict[str, Segment] = {}
+        self._begin()
         self._size = _SMALLEST
-        self._idle: list[Segment] = []
+        self._idle: list[Writer] = []
         self._unreported = list(unreported)
         self._refuse_until = (0.0, "")
         self._spent: list[Segment] = []
-        self._tally: list[Segment] = []
+        self._tally: list[Writer] = []
         self._tally_made = False
         self._tally_after = 0.0
         self._published, self._published_at = -1, 0.0
         self._opened_since = 0
         self._mapped: bool | None = None
         self._closed = False
+        if segments is not None:
+            self.segments = segments
+
+    def _begin(self) -> None:
+        self.segments = {}
+        self._pid = os.getpid()
+        self._instance = os.urandom(16)
+        self._numbers = count()  # atomic: a file of the same name would be replaced
         self.instance = self._instance.hex()
-        self.segments: dict[str, Segment] = {} if segments is None else segments
 
     def append(self, payload: bytes) -> None:
         """Keeps one event. When this returns, the event survives the process.
@@ -80,7 +89,7 @@ class Spool:
         Raises:
             EventRefused: it cannot be kept; it has been counted.
         """
-        open_segment: Segment | None
+        open_segment: Writer | None
         try:
             open_segment = self._idle.pop()
         except IndexError:
@@ -92,7 +101,7 @@ class Spool:
             length = len(payload)
             end = offset + 8 + length
             if length > MAX_PAYLOAD:
-                open_segment.count(accounts.refusal_slot("too_large"))
+                open_segment.segment.count(accounts.refusal_slot("too_large"))
                 raise EventRefused("too_large", f"{length} bytes, at most {MAX_PAYLOAD}")
             if end > open_segment.limit:
                 full, open_segment = open_segment, None
@@ -101,11 +110,12 @@ class Spool:
                     self._put(open_segment, payload)
                 finally:
                     # Also where there is no other: kept open, full ones alone could fill the spool up to its cap.
-                    self._finish(full)
+                    self._finish(full.segment)
                 return
             open_segment.map[offset:end] = pack_frame_head(length, crc32(payload, open_segment.seed)) + payload
             words[POSITION] = position + ONE + (length + 15 & -8)  # publish last
         except OSError as error:
+            interrupts.let_through(error)
             raise self._refusal("disk", str(error)) from error
         finally:
             if open_segment is not None:
@@ -113,7 +123,7 @@ class Spool:
                 if self._closed:
                     self.close()
 
-    def _put(self, target: Segment, payload: bytes) -> None:
+    def _put(self, target: Writer, payload: bytes) -> None:
         position = target.words[POSITION]
         offset = position & OFFSET
         frame = pack_frame_head(len(payload), crc32(payload, target.seed)) + payload
@@ -129,7 +139,7 @@ class Spool:
             except IndexError:
                 continue
             try:
-                counting.count(slot)
+                counting.segment.count(slot)
             finally:
                 held.append(counting)
             return
@@ -141,18 +151,23 @@ class Spool:
         if self._tally_made or time.monotonic() < self._tally_after:
             return
         self._tally_after = time.monotonic() + _RETRY_AFTER
-        with contextlib.suppress(OSError):
+        with interrupts.suppress(OSError):
             tally = self._make(_TALLY)
             self._tally_made = True
-            self._write_down(tally)
+            self._write_down(tally.segment)
             self._tally.append(tally)
 
     def _write_down(self, target: Segment) -> None:
         # Taken in one step: another thread that opens a segment at this moment must not write the same counts.
         rows, self._unreported = self._unreported, [0] * accounts.SLOTS
-        for slot, n in enumerate(rows):
-            if n:
-                target.count(slot, n)
+        try:
+            for slot, n in enumerate(rows):
+                if n:
+                    target.count(slot, n)
+                    rows[slot] = 0
+        finally:
+            if any(rows):  # an interrupt
+                self._unreported = accounts.add([self._unreported, rows])
 
     def unreported(self) -> list[int]:
         """Counts that are in no segment yet."""
@@ -162,9 +177,9 @@ class Spool:
         self.refuse(reason)
         return EventRefused(reason, detail)
 
-    def _turn(self, full: Segment, length: int) -> Segment:
+    def _turn(self, full: Writer, length: int) -> Writer:
         """A fresh segment in place of one that is full or was deleted. The caller holds `full`."""
-        lasted = time.monotonic() - full.opened
+        lasted = time.monotonic() - full.segment.opened
         if lasted < _QUICK:
             self._size = min(_LARGEST, full.words[segment.FULL_SIZE] * 2)
         elif lasted > _SLOW:
@@ -183,17 +198,19 @@ class Spool:
             with contextlib.suppress(IndexError):  # `check` was quicker
                 self._spent.pop(0)
 
-    def _open(self, length: int) -> Segment:
+    def _open(self, length: int) -> Writer:
         if length > MAX_PAYLOAD:
             raise self._refusal("too_large", f"{length} bytes, at most {MAX_PAYLOAD}")
         until, reason = self._refuse_until
         if reason and time.monotonic() < until:
             raise self._refusal(reason, "as a moment ago")
         smallest = max(_SMALLEST, (segment.HEADER + length + 8 + 4095) & -4096)
+        self._finish_abandoned()
         try:
             try:
                 fresh = self._create(max(self._size, smallest))
-            except (EventRefused, OSError):
+            except (EventRefused, OSError) as error:
+                interrupts.let_through(error)
                 if self._size <= smallest:
                     raise
                 self._size = smallest  # where there is no room for a large one, there may be for a small one
@@ -203,20 +220,23 @@ class Spool:
             self.refuse(refusal.reason)
             raise
         except OSError as error:
+            interrupts.let_through(error)
             self._refuse_until = (time.monotonic() + _RETRY_AFTER, "disk")
             raise self._refusal("disk", str(error)) from error
-        self._write_down(fresh)
+        self._write_down(fresh.segment)
         return fresh
 
-    def _create(self, size: int) -> Segment:
+    def _create(self, size: int) -> Writer:
         self._check_room(size)
         self._opened_since += size
         return self._make(size)
 
-    def _make(self, size: int) -> Segment:
+    def _make(self, size: int) -> Writer:
+        if self._pid != os.getpid():  # a call of the parent's that a fork cut in two goes on here
+            self._begin()
         if self._mapped is None:
             self._mapped = platform.mappable(self._directory)
-        number, self._next = self._next, self._next + 1
+        number = next(self._numbers)
         return segment.create(self._directory, self._instance, number, size, self.segments, mapped=self._mapped)
 
     def _check_room(self, size: int) -> None:
@@ -245,11 +265,13 @@ class Spool:
         Returns:
             How many events went with them; they are counted as dropped, `lost`.
         """
+        self._finish_abandoned()
         self._spent.clear()
         gone = 0
         for held in list(self.segments.values()):
-            if held.limit and os.fstat(held.fd).st_nlink == 0 and held.words[FINISHED] != DONE:
-                held.limit = 0
+            writer = held.writer and held.writer()
+            if writer and writer.limit and os.fstat(held.fd).st_nlink == 0 and held.words[FINISHED] != DONE:
+                writer.limit = 0
                 lost = held.unsettled()
                 gone += lost
                 rows = held.counters()
@@ -257,9 +279,24 @@ class Spool:
                 self._unreported = accounts.add([self._unreported, rows])
         return gone
 
+    def _finish_abandoned(self) -> None:
+        # An interrupt in the middle of an append lost them: as many as that, they would keep the leader from others.
+        for held in list(self.segments.values()):
+            if held.abandoned:
+                self._finish(held)
+
     def own_marks(self) -> dict[str, int]:
         """What this process has written so far: the position of each open segment, by path."""
         return {path: held.words[POSITION] for path, held in list(self.segments.items())}
+
+    def abandon(self) -> None:
+        """In a child: turns from the parent's segments."""
+        inherited = list(self.segments.values())
+        self._begin()
+        self._idle.clear()
+        self._tally.clear()
+        for held in inherited:
+            held.disown()
 
     def close(self) -> None:
         """Finishes the segments; what an append has checked out right now is finished when it is put back."""
@@ -267,4 +304,4 @@ class Spool:
         for held in (self._idle, self._tally):
             with contextlib.suppress(IndexError):
                 while True:
-                    self._finish(held.pop())
+                    self._finish(held.pop().segment)

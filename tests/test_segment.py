@@ -21,7 +21,7 @@ MODES = pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "written
 
 
 def create(directory: Path, *, size: int = 64 << 10, mapped: bool = True, number: int = 0x2A) -> Segment:
-    return segment.create(str(directory), INSTANCE, number, size, {}, mapped=mapped)
+    return segment.create(str(directory), INSTANCE, number, size, {}, mapped=mapped).segment
 
 
 def put(target: Segment, payload: bytes) -> int:
@@ -84,7 +84,7 @@ def test_a_segment_has_its_name_only_when_whole(tmp_path: Path) -> None:
             super().__setitem__(path, held)
 
     own = Own()
-    held = segment.create(str(tmp_path), INSTANCE, 1, 4096, own, mapped=True)
+    held = segment.create(str(tmp_path), INSTANCE, 1, 4096, own, mapped=True).segment
     assert (seen, own) == ([False], {held.path: held})
     assert os.listdir(tmp_path) == [os.path.basename(held.path)]
 

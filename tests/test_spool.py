@@ -20,7 +20,7 @@ from hypotest.spool import Spool
 from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, payloads, refused_by, run_python
 
 if TYPE_CHECKING:
-    from hypotest.segment import Segment
+    from hypotest.segment import Segment, Writer
 
 
 @pytest.fixture
@@ -32,6 +32,15 @@ def files(home: Namespace) -> list[Segment]:
     """The spool's files as another process finds them, in the order of their making."""
     found = [segment.open_segment(entry.path) for entry in os.scandir(home.state.spool)]
     return sorted(found, key=lambda held: held.number)
+
+
+def writer_of(home: Namespace) -> Writer:
+    """What the process appends to its one segment with."""
+    (held,) = home.spool.segments.values()
+    assert held.writer is not None
+    writer = held.writer()
+    assert writer is not None
+    return writer
 
 
 def in_order(found: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
@@ -137,13 +146,13 @@ class FaultyWords:
 def test_an_exception_before_the_position_leaves_nothing(home: Namespace) -> None:
     """An event whose append is broken off after its frame was written is not there; the next takes its place."""
     home.spool.append(b"before")
-    (held,) = home.spool.segments.values()
-    words = held.words
-    held.words = FaultyWords(words)  # type: ignore[assignment]
+    writer = writer_of(home)
+    words = writer.words
+    writer.words = FaultyWords(words)  # type: ignore[assignment]
     with pytest.raises(Fault):
         home.spool.append(b"broken off, and longer than what comes after")
-    held.words = words
-    assert held.unsettled() == 1
+    writer.words = words
+    assert writer.segment.unsettled() == 1
     home.spool.append(b"after")
     assert payloads(drain(home.backlog())) == [b"before", b"after"]
     home.spool.close()
@@ -154,17 +163,17 @@ def test_an_exception_before_the_position_leaves_nothing(home: Namespace) -> Non
 def test_an_append_inside_an_append(home: Namespace) -> None:
     """An append that comes in while a segment is checked out, as of a signal handler, goes to another one."""
     home.spool.append(b"1")
-    (held,) = home.spool.segments.values()
+    writer = writer_of(home)
 
     class Words(FaultyWords):
         def __setitem__(self, index: int, value: int) -> None:
-            if index == POSITION and self.words is held_words:
-                held.words = held_words
+            if index == POSITION and self.words is words:
+                writer.words = words
                 home.spool.append(b"within")
             self.words[index] = value
 
-    held_words = held.words
-    held.words = Words(held_words)  # type: ignore[assignment]
+    words = writer.words
+    writer.words = Words(words)  # type: ignore[assignment]
     home.spool.append(b"2")
     home.spool.append(b"3")
     assert sorted(payloads(drain(home.backlog()))) == [b"1", b"2", b"3", b"within"]
@@ -249,17 +258,17 @@ def test_close_finishes(home: Namespace) -> None:
 def test_an_append_under_way_at_close(home: Namespace) -> None:
     """A segment that is checked out while the spool is closed is finished when the append is done, with its event."""
     home.spool.append(b"1")
-    (held,) = home.spool.segments.values()
-    words = held.words
+    writer = writer_of(home)
+    words = writer.words
 
     class Words(FaultyWords):
         def __setitem__(self, index: int, value: int) -> None:
-            held.words = words
+            writer.words = words
             home.spool.close()
             assert words[FINISHED] == 0
             words[index] = value
 
-    held.words = Words(words)  # type: ignore[assignment]
+    writer.words = Words(words)  # type: ignore[assignment]
     home.spool.append(b"2")
     assert words[FINISHED] == DONE
     assert payloads(drain(home.backlog(lambda: NOTHING))) == [b"1", b"2"]
