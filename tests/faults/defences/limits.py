@@ -8,7 +8,7 @@ _HERE = "tests/faults/test_limits.py::"
 _REFUSE_ON_ERROR = Removal(
     "hypotest/spool.py",
     'raise self._refusal("disk", str(error)) from error\n        self._write_down(fresh)',
-    "raise\n        self._write_down(fresh)",
+    "raise\n        self._write_down(fresh.segment)",
 )
 
 FAULTS: list[Fault] = [
