@@ -7,7 +7,7 @@ from tests.faults.defences import Fault, Removal
 _HERE = "tests/faults/test_limits.py::"
 _REFUSE_ON_ERROR = Removal(
     "hypotest/spool.py",
-    'raise self._refusal("disk", str(error)) from error\n        self._write_down(fresh)',
+    'raise self._refusal("disk", str(error)) from error\n        self._write_down(fresh.segment)',
     "raise\n        self._write_down(fresh.segment)",
 )
 
