@@ -249,7 +249,8 @@ def _number(text: str, at: int) -> tuple[Token, int]:
         fail(f"bad number {literal[:40]!r}", at)
     try:
         return (VALUE, _read_number(literal), at), end
-    except ValueError:
+    except ValueError as error:
+        let_through(error)
         return fail(f"bad number {literal[:40]!r}", at)
 
 
@@ -304,7 +305,8 @@ def _escaped(piece: str, at: int) -> str:
             fail("bad escape in the text", at)
         try:
             return chr(int(digits, 16)) + piece[end:]
-        except (ValueError, OverflowError):
+        except (ValueError, OverflowError) as error:
+            let_through(error)
             fail("bad escape in the text", at)
     if char in _OCTAL:
         end = next((i for i in (1, 2) if piece[i : i + 1] not in _OCTAL), 3)

@@ -113,7 +113,8 @@ def _describe(error: Exception) -> str:
 def _shown(value: Any) -> str:
     try:
         return repr(value)[:40]
-    except ValueError:  # an int of more digits than Python writes; in hexadecimal it reads them
+    except ValueError as error:  # an int of more digits than Python writes; in hexadecimal it reads them
+        let_through(error)
         return "a number"
 
 

@@ -190,7 +190,7 @@ class Spool:
         # Finished first: a leader of this process may open the file by name as soon as it is out of `segments`.
         # Not closed here: that leader may hold it too, and the last reference closes. Nor is that given up here: what a
         # signal handler of the host raises while Python takes an object down is lost, and it may run in this thread.
-        with contextlib.suppress(OSError):  # not mapped, on a full disk: without a lock it counts as finished, too
+        with interrupts.suppress(OSError):  # not mapped, on a full disk: without a lock it counts as finished, too
             done.words[FINISHED] = DONE
         self.segments.pop(done.path, None)
         self._spent.append(done)

@@ -149,7 +149,8 @@ def examine(root: str, namespace: str) -> StateDir | None:
             state.spool, _RWX, effective_ids=os.access in os.supports_effective_ids
         ):
             raise StorageError(f"{state.spool} is not writable")
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        interrupts.let_through(error)
         return None
     except StorageError:
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,14 @@ import pytest
 
 from hypotest.interrupts import let_through
 from tests.processes import goal_counts, run, said, sdk_env
-from tests.server_process import ServerProcess
+from tests.server_process import ROOT, ServerProcess
+
+OURS_ONLY = {
+    *("cli", "commands", "onlooker"),
+    *("backlog", "leader", "leadership", "neighbours", "poller", "publisher", "sender", "transport", "validation"),
+}
+"""Where no signal handler of a host runs: our commands, our threads."""
+HANDLERS_RAISE = {"Exception", "OSError", "FileNotFoundError", "TimeoutError", "RuntimeError", "ValueError"}
 
 
 @pytest.fixture
@@ -86,3 +94,24 @@ def test_an_error_of_the_callers_objects_is_no_interrupt() -> None:
                 let_through(ordinary)  # its context is the interrupt, and it is none itself
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_whoever_catches_what_a_handler_may_raise_lets_it_through() -> None:
+    """A TimeoutError of a handler is an OSError; so would be swallowed by who only meant a missing file."""
+    checked = 0
+    for path in (ROOT / "hypotest").glob("*.py"):
+        if path.stem in OURS_ONLY:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+            where = f"{path.name}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.ExceptHandler) and node.type is not None:
+                caught = {each.id for each in ast.walk(node.type) if isinstance(each, ast.Name)}
+                calls = {ast.unparse(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
+                chained = any(isinstance(each, ast.Raise) and each.cause is not None for each in ast.walk(node))
+                known = {"let_through", "interrupts.let_through"} & calls or chained
+                assert known or not caught & HANDLERS_RAISE, where
+                checked += bool(caught & HANDLERS_RAISE)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "contextlib.suppress":
+                assert not names & HANDLERS_RAISE, where
+    assert checked > 20
