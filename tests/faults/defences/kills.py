@@ -150,7 +150,7 @@ FAULTS: list[Fault] = [
         (
             Removal(
                 "hypotest/spool.py",
-                "        with contextlib.suppress(OSError):  # not mapped, on a full disk: without a lock it counts as"
+                "        with interrupts.suppress(OSError):  # not mapped, on a full disk: without a lock it counts as"
                 " finished, too\n            done.words[FINISHED] = DONE\n",
                 "        done.words[FINISHED] = DONE\n",
             ),

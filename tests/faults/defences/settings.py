@@ -56,7 +56,13 @@ FAULTS: list[Fault] = [
         "control in that experiment only",
         f"{_BAD_EXPERIMENT}[a number of 4,800 digits in a condition]",
         "kept all settings from being published before",
-        (Removal("hypotest/conditions.py", "    except ValueError:  # an int", "    except KeyError:  # an int"),),
+        (
+            Removal(
+                "hypotest/conditions.py",
+                "    except ValueError as error:  # an int",
+                "    except KeyError as error:  # an int",
+            ),
+        ),
     ),
     Fault(
         "tags whose own operators raise",
