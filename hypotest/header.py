@@ -6,7 +6,6 @@ themselves; the position, which the hot path stores, is believed as far as it ca
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 import sys
@@ -15,6 +14,7 @@ import zlib
 
 from hypotest import accounts
 from hypotest.errors import CorruptFile
+from hypotest.interrupts import suppress
 
 SUFFIX = ".seg"
 HEADER = 256
@@ -105,7 +105,7 @@ def _named(path: str) -> tuple[bytes, int] | None:
     """Instance and number by the name of a file."""
     stem = os.path.basename(path).removesuffix(SUFFIX)
     instance, _, number = stem.partition("-")
-    with contextlib.suppress(ValueError):
+    with suppress(ValueError):
         found = bytes.fromhex(instance), int(number, 16)
         if len(instance) == _INSTANCE_DIGITS and found[1] >> 64 == 0 and stem == f"{found[0].hex()}-{found[1]:x}":
             return found

@@ -214,7 +214,7 @@ FAULTS = [
         test="tests/faults/test_corruption.py::test_no_damage_misleads_or_stops_a_reader[control page-extreme words]",
         figure="4,720 flipped bits, 1,442 extremes: somebody leads",
         removals=(
-            Removal("hypotest/leader.py", "except (ProcessLookupError, OverflowError):", "except ProcessLookupError:"),
+            Removal("hypotest/leader.py", "except (OSError, OverflowError) as error:", "except OSError as error:"),
         ),
     ),
     Fault(

@@ -269,7 +269,7 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/spool.py",
-                "                counting.count(slot)\n            finally:\n",
+                "                counting.segment.count(slot)\n            finally:\n",
                 "                self._unreported[slot] += 1\n            finally:\n",
             ),
         ),
