@@ -167,7 +167,7 @@ def _error(problem: Problem) -> str:
 
 
 def _record(name: str, entry: Any, problems: list[Problem]) -> bytes:
-    fields: dict[str, Any] = {"name": name}
+    fields: dict[str, Any] = {}
     text = entry.get(_CONDITION) if isinstance(entry, dict) else None
     fatal = next((problem for problem in problems if problem.unusable), None)
     if fatal is not None:
@@ -185,7 +185,9 @@ def _record(name: str, entry: Any, problems: list[Problem]) -> bytes:
             fields[field] = [item for item in entry.get(field, ()) if isinstance(item, str)]
     else:
         fields.pop("tag_names", None)
-    return orjson.dumps({field: value for field, value in fields.items() if value not in (None, "", [])})
+    return orjson.dumps(
+        {"name": name} | {field: value for field, value in fields.items() if value not in (None, "", [])}
+    )
 
 
 # --- what an entry may hold: each check gives a message, or "" if all is well

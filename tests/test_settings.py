@@ -79,6 +79,11 @@ def test_key_is_the_name() -> None:
     assert [problem.unusable for problem in validate("other", ENTRY)] == [False]
 
 
+def test_an_empty_name_is_a_name() -> None:
+    """An experiment whose key is the empty text is decided like any other."""
+    assert experiment(ENTRY, "").name == ""
+
+
 @pytest.mark.parametrize("field", REQUIRED)
 def test_required(field: str) -> None:
     """A required field that is missing is named, and everyone gets control with that error."""
