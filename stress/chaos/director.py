@@ -331,14 +331,24 @@ class Director:
         """A writer that lives, is not stopped, and writes nothing down."""
         now = time.time()
         silent = {
-            int(file.name.partition("-")[0], 16)
+            int(file.name.partition("-")[0], 16): idle
             for file in os.scandir(self._place.histories)
-            if _HUNG < now - file.stat().st_mtime < _HUNG * 3
+            if _HUNG < (idle := now - file.stat().st_mtime) < _HUNG * 3
         }
-        for pid in silent & {*self._living(), *self._orphans()}:
-            if pid not in self._stopped:
+        for pid in silent.keys() & {*self._living(), *self._orphans()}:
+            # Of a process that had the same number before, the file is older than this one.
+            if pid not in self._stopped and silent[pid] < _age(pid):
                 self.trouble.append(f"process {pid} has written nothing down for {_HUNG:g} s")
                 os.kill(pid, signal.SIGABRT)
+
+
+def _age(pid: int) -> float:
+    """Seconds since a process began; 0 if it is gone."""
+    try:
+        stat, uptime = Path(f"/proc/{pid}/stat").read_text(), Path("/proc/uptime").read_text()
+    except OSError:
+        return 0.0
+    return float(uptime.split()[0]) - int(stat.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _children(pid: int, *, deep: bool = True) -> list[int]:
