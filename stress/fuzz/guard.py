@@ -8,12 +8,17 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+from hypotest import interrupts
+
 PER_64_KIB = 10_000_000
 """ns of processor time; inputs that are smaller may take as long."""
 MOST_MEMORY = 4 << 20
 MEMORY_PER_BYTE = 400
 DEEPEST = 400
 """Frames that a target may use. A condition has 50 levels, of at most six frames each."""
+
+_INTERRUPTS = vars(interrupts)
+"""It looks for a signal handler among the frames of an error, which is an event: the one that may be."""
 
 Target = Callable[[Any], object]
 
@@ -31,7 +36,10 @@ _state: dict[str, Any] = {"armed": False, "event": ""}
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if _state["armed"]:
-        _state["armed"] = False
+        _state["armed"] = False  # what is done here causes events, too
+        if event == "object.__getattr__" and sys._getframe(1).f_globals is _INTERRUPTS:  # noqa: SLF001 - as below
+            _state["armed"] = True
+            return
         _state["event"] = f"{event}{arguments!r:.200}"
         raise Escaped(event)
 
