@@ -168,7 +168,7 @@ def _advised(log: str) -> list[str]:
 
 if sys.version_info < (3, 13):
 
-    def test_where_no_thread_moves_events_are_kept_and_each_worker_says_once_what_to_do(tmp_path: Path) -> None:
+    def test_where_no_thread_moves_events_are_kept_and_one_worker_says_what_to_do(tmp_path: Path) -> None:
         host = OldUwsgi("master, no thread moves", *MASTER)
         with server_of(tmp_path) as server, Site(host, server) as site:
             host.before(site)
@@ -176,9 +176,11 @@ if sys.version_info < (3, 13):
             with proof.load:
                 proof.start()
                 wait_for(lambda: len(proof.load.answers) > 300, "answers")
-                wait_for(lambda: len(_advised(site.log())) >= host.workers, "each worker says what to do")
+                wait_for(lambda: _advised(site.log()), "a worker says what to do")
                 site.stop()
             assert not proof.load.workers(version=1)
-            assert sorted(_advised(site.log())) == sorted(map(str, proof.load.workers()))
+            advised = _advised(site.log())  # by two, if both looked at the same moment
+            assert len(advised) == len(set(advised))
+            assert set(advised) <= set(map(str, proof.load.workers()))
             assert server.polls() == 0
             proof.account()
