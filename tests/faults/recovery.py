@@ -106,7 +106,7 @@ def _adds_up(world: World, operation: type[Operation], found: list[int], sent: i
     assert twice in ((0, 1) if killed else (0,)), f"dropped: {dropped}"
     assert all(dropped[reason] >= times for reason, times in operation.drops.items()), dropped
     unseen = totals[ACCEPTED] - found[ACCEPTED]
-    expired = dropped.get("age", 0) - accounts.dropped(found).get("age", 0)
+    expired = operation.drops.get("age", 0) - accounts.dropped(found).get("age", 0)
     waiting = accounts.pending(found) + unseen - expired
     assert sent == waiting, f"{sent} were sent, {waiting} were waiting"
 
