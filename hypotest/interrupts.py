@@ -38,7 +38,7 @@ def let_through(error: BaseException) -> None:
 
 
 def _was_given(frame: FrameType, caller: FrameType | None) -> bool:
-    """Whether one of the arguments is the frame it interrupted: a handler that is not installed any more."""
+    """Whether the arguments are a number and the frame it interrupted: a handler that is not installed any more."""
     code = frame.f_code
     count = code.co_argcount
     if caller is None or (count < 2 and not code.co_flags & _VARARGS):  # noqa: PLR2004 - a number and a frame
@@ -47,7 +47,7 @@ def _was_given(frame: FrameType, caller: FrameType | None) -> bool:
     if code.co_flags & _VARARGS:
         rest = frame.f_locals.get(code.co_varnames[count + code.co_kwonlyargcount])
         values += rest if isinstance(rest, tuple) else ()
-    return any(value is caller for value in values)
+    return any(values[at] is caller and isinstance(values[at - 1], int) for at in range(1, len(values)))
 
 
 class suppress(contextlib.suppress):  # noqa: N801 - as the one it stands for

@@ -70,6 +70,11 @@ class Campaign:
         """Whether this process leads."""
         return self._leadership is not None
 
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called: the campaign's thread ends it if the caller does not come to it."""
+        return self._stop.is_set()
+
     def silence(self) -> float:
         """Seconds since this process last saw the leader's heartbeat move; 0 for the leader itself."""
         return 0.0 if self.leading else time.monotonic() - self._beat_at

@@ -145,8 +145,11 @@ def retire(client: Client) -> None:
             del _here.built[_CURRENT]
             _here.former = client.reader
             _here.carried = client.spool.unreported() if client.spool is not None else client.refusals
-    finally:
         client.close()
+    except BaseException:  # an interrupt, maybe before the campaign was told
+        if client.campaign is not None and not client.campaign.stopping:
+            client.close()
+        raise
 
 
 def begin() -> None:
@@ -224,14 +227,14 @@ class _ForkHooks:
     def __init__(self) -> None:
         self.ran = False
         self._registered = False
-        self._loading = threading.Lock()
+        self._loading = threading.RLock()
 
     def register(self) -> None:
         """Registers the hooks and the exit handler; children inherit both."""
         if self._registered:
             return
-        self._registered = True
         try:
+            self._registered = True
             # After logging's, and so run before them: they take a lock that the import we wait for may need.
             if "logging" not in sys.modules:
                 os.register_at_fork(before=self._before_logging)
@@ -271,7 +274,7 @@ class _ForkHooks:
 
     def _after_in_child(self) -> None:
         lazy.reset()
-        self._loading = threading.Lock()
+        self._loading = threading.RLock()
         self.ran = True
         _abandon(_here)
 

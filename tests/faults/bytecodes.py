@@ -56,7 +56,7 @@ EXCEPTIONS[ASYNC] = SoftTimeLimitExceeded
 
 
 class Bytecodes:
-    """As a context, acts once, at bytecode `at` of our code in this thread.
+    """As a context, acts once, at bytecode `at` of our code in this thread, or `only` of functions with such names.
 
     Attributes:
         count: bytecodes so far, up to the act.
@@ -64,9 +64,10 @@ class Bytecodes:
         dying: whether Python was taking an object down then: what is raised there, it swallows.
     """
 
-    def __init__(self, at: int, act: Act) -> None:
+    def __init__(self, at: int, act: Act, only: tuple[str, ...] = ()) -> None:
         self.at = at
         self.act = act
+        self.only = only
         self.count = 0
         self.where = ""
         self.dying = False
@@ -105,7 +106,7 @@ class Bytecodes:
         return None
 
     def _step(self, frame: FrameType) -> None:
-        if self.where:
+        if self.where or (self.only and frame.f_code.co_name not in self.only):
             return
         self.count += 1
         if self.count == self.at:
@@ -292,8 +293,13 @@ STATES: dict[str, Callable[[], None]] = {
 FORKED = ("first of the process", "first after a fork")
 
 
-def interrupted(call: str, state: str, exception: str, *, first: int = 1, stride: int = 1) -> Row:
-    """Raises at each bytecode of a call, or at each `stride`th from `first` on, until the call completes without."""
+def interrupted(
+    call: str, state: str, exception: str, *, first: int = 1, stride: int = 1, only: tuple[str, ...] = ()
+) -> Row:
+    """Raises at each bytecode of a call, or at each `stride`th from `first` on, until the call completes without.
+
+    With `only`, at those of functions with such names.
+    """
     row = Row(call, state, exception)
     act = raising(EXCEPTIONS[exception])
     if exception == ASYNC:
@@ -302,20 +308,20 @@ def interrupted(call: str, state: str, exception: str, *, first: int = 1, stride
     while True:
         label = f"{call}/{state}/{exception}/{at}"
         done = (
-            _in_a_child(label, row, lambda at=at, label=label: _interrupt(at, label, row, act))
+            _in_a_child(label, row, lambda at=at, label=label: _interrupt(at, label, row, act, only))
             if state in FORKED
-            else _interrupt(at, label, row, act)
+            else _interrupt(at, label, row, act, only)
         )
         if done:
             return row
         at += stride
 
 
-def _interrupt(at: int, label: str, row: Row, act: Act) -> bool:
+def _interrupt(at: int, label: str, row: Row, act: Act, only: tuple[str, ...]) -> bool:
     """One bytecode; returns whether the call has no such one."""
     STATES.get(row.state, _steady)()
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
-    bytecodes = Bytecodes(at, act)
+    bytecodes = Bytecodes(at, act, only)
     try:
         with bytecodes:
             CALLS[row.call](label)
@@ -342,23 +348,23 @@ def _interrupt(at: int, label: str, row: Row, act: Act) -> bool:
     return False
 
 
-def reentered(call: str, state: str, way: str, *, first: int = 1, stride: int = 1) -> Row:
+def reentered(call: str, state: str, way: str, *, first: int = 1, stride: int = 1, only: tuple[str, ...] = ()) -> Row:
     """Calls the SDK at each bytecode of a call, in one of REENTRIES."""
     row = Row(call, state, way)
     at = first
     while True:
         label = f"{call}/{state}/{way}/{at}"
         done = (
-            _in_a_child(label, row, lambda at=at, label=label: _reenter(at, label, row))
+            _in_a_child(label, row, lambda at=at, label=label: _reenter(at, label, row, only))
             if state in FORKED
-            else _reenter(at, label, row)
+            else _reenter(at, label, row, only)
         )
         if done:
             return row
         at += stride
 
 
-def _reenter(at: int, label: str, row: Row) -> bool:
+def _reenter(at: int, label: str, row: Row, only: tuple[str, ...]) -> bool:
     STATES.get(row.state, _steady)()
     others = ("flush", "status", "config") if row.state in FORKED else ("flush", "status", "wait_until_ready")
 
@@ -369,7 +375,7 @@ def _reenter(at: int, label: str, row: Row) -> bool:
         row.reached += 1
 
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
-    with Bytecodes(at, REENTRIES[row.act](call)) as bytecodes:
+    with Bytecodes(at, REENTRIES[row.act](call), only) as bytecodes:
         CALLS[row.call](label)
     row.kept.append(label)
     row.bytecodes = max(row.bytecodes, bytecodes.count)
@@ -440,9 +446,18 @@ def _reap(pid: int, label: str, row: Row) -> None:
 
 
 def check_on(label: str, row: Row, where: str) -> None:
-    """The process works: an event is kept, and the settings are there."""
+    """The process works: an event is kept, the settings are there, and a client built anew has all it needs."""
     if row.state == "at the cap":
         return
+    if row.state in FORKED:
+        hypotest.status()
+        if not campaigns():
+            row.failed.append(f"no campaign after {where}")
+        pid = os.fork()
+        if not pid:
+            os._exit(not runtime._hooks.ran)
+        if os.waitpid(pid, 0)[1]:
+            row.failed.append(f"no hooks of a fork after {where}")
     hypotest.kpi_event(label, user_id="u")
     row.kept.append(label)
     if "experiment" in row.call and not hypotest.experiment("button", visitor_id="v-2", report_event=False).is_b:
@@ -480,6 +495,11 @@ def _in_a_child(label: str, row: Row, body: Callable[[], bool]) -> bool:
     done, values = json.loads(found)
     row.add(Row(**values))
     return bool(done)
+
+
+def campaigns() -> int:
+    """How many threads of this process follow the leader, or lead."""
+    return sum(thread.name == "hypotest-campaign" for thread in threading.enumerate())
 
 
 def descriptors() -> int:

@@ -149,7 +149,7 @@ class SegmentTrial(Trial):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        held = segment.create(str(root), INSTANCE, 7, HEADER + EVENTS * 32 + 64, {}, mapped=True)
+        held = segment.create(str(root), INSTANCE, 7, HEADER + EVENTS * 32 + 64, {}, mapped=True).segment
         self.sent: dict[str, bytes] = {}
         for n in range(EVENTS):
             payload = b'{"n":%02d,"%b":1}' % (n, b"x" * (n % 8))

@@ -97,6 +97,31 @@ def test_an_exception_in_the_first_call(server: ServerProcess, tmp_path: Path) -
     sound(rows, tried=10)
 
 
+@pytest.mark.parametrize("only", [("start", "run", "_open", "_build"), ("register",)], ids=["start", "hooks"])
+def test_an_exception_where_the_first_call_begins_what_lasts(
+    server: ServerProcess, tmp_path: Path, only: tuple[str, ...]
+) -> None:
+    """The thread and the fork hooks: the next call sees to them, wherever the first was interrupted."""
+    rows = sweep(
+        server,
+        tmp_path / "state",
+        f"[interrupted('wait_until_ready', 'first of the process', 'SoftTimeLimitExceeded', only={only!r})]",
+        first="",
+    )
+    sound(rows, tried=40)
+
+
+def test_an_exception_while_a_client_is_retired(server: ServerProcess, tmp_path: Path) -> None:
+    """Its campaign ends all the same: two in one process would lead by two configurations."""
+    rows = sweep(
+        server,
+        tmp_path / "state",
+        "[interrupted('config', 'steady', 'SoftTimeLimitExceeded', only=('retire', 'close', 'stop'))]",
+        last="until(lambda: campaigns() == 1, 'one campaign is left')",
+    )
+    sound(rows, tried=40)
+
+
 def test_an_exception_at_the_cap(server: ServerProcess, tmp_path: Path) -> None:
     """The exception reaches the host where the event is refused, and afterwards events are refused and counted."""
     full = """
@@ -161,6 +186,12 @@ def test_a_call_at_every_bytecode_of_a_call(server: ServerProcess, tmp_path: Pat
         f" + [reentered('kpi_event', 'rotates', {way!r}, first={random.randint(1, 13)}, stride=13)]",
     )
     sound(rows, tried=80)
+
+
+def test_a_call_while_a_segment_gets_its_number(server: ServerProcess, tmp_path: Path) -> None:
+    """Both make a segment: of one name, the later one would replace the other and its events."""
+    rows = sweep(server, tmp_path / "state", "[reentered('kpi_event', 'rotates', 'a signal handler', only=('_make',))]")
+    sound(rows, tried=20)
 
 
 def test_a_call_within_the_first_call(server: ServerProcess, tmp_path: Path) -> None:

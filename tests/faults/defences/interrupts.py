@@ -2,6 +2,136 @@
 
 from __future__ import annotations
 
-from tests.faults.defences import Fault
+from tests.faults.defences import Fault, Removal
 
-FAULTS: list[Fault] = []
+_HERE = "tests/faults/test_asynchronous.py::"
+
+FAULTS: list[Fault] = [
+    Fault(
+        fault="A soft time limit, or Ctrl-C, comes in the middle of a call",
+        happens="The exception reaches the host; the event of this call is kept or is not, whole; all others are kept",
+        test=f"{_HERE}test_an_exception_at_every_bytecode_of_the_hot_path[kpi_event]",
+        figure="4 exceptions at each bytecode of the hot calls, 341 to 535: all reach the host, 0 hidden, 0 doubled",
+        removals=(
+            Removal("hypotest/interrupts.py", "                    raise seen\n", "                    return\n"),
+        ),
+    ),
+    Fault(
+        fault="A signal handler raises a TimeoutError, which is an OSError, in the middle of a call",
+        happens="It reaches the host, and is not taken for a full disk",
+        test=f"{_HERE}test_an_exception_at_every_bytecode_of_the_hot_path[experiment]",
+        figure="it was swallowed at 60 bytecodes of 371; now at none",
+        removals=(
+            Removal(
+                "hypotest/spool.py",
+                "            interrupts.let_through(error)\n"
+                '            raise self._refusal("disk", str(error)) from error\n        finally:',
+                '            raise self._refusal("disk", str(error)) from error\n        finally:',
+            ),
+        ),
+    ),
+    Fault(
+        fault="A signal handler puts the former one back, and then raises",
+        happens="Its exception reaches the host, too",
+        test=f"{_HERE}test_a_handler_that_is_not_installed_any_more",
+        figure="2 kinds of handler",
+        removals=(Removal("hypotest/interrupts.py", " or _was_given(frame, caller)", ""),),
+    ),
+    Fault(
+        fault="Thousands of exceptions come in the middle of appends",
+        happens="No segment and no descriptor is lost to the process; 128 lost ones kept a leader from all others",
+        test=f"{_HERE}test_ten_thousand_exceptions_leave_nothing_open",
+        figure="over 10,000 exceptions, at most 4 segments and 8 more descriptors open; before, 146 after 1,800",
+        removals=(
+            Removal("hypotest/spool.py", "        self._finish_abandoned()\n        try:\n", "        try:\n"),
+            Removal(
+                "hypotest/spool.py", "        self._finish_abandoned()\n        self._spent", "        self._spent"
+            ),
+        ),
+    ),
+    Fault(
+        fault="An exception comes while a segment is made",
+        happens="The half-made one is closed and its draft deleted",
+        test=f"{_HERE}test_an_exception_where_a_segment_is_made_leaves_no_descriptor",
+        figure="each bytecode of a call that makes one, over 1,300: 0 descriptors left; before, 39",
+        removals=(
+            Removal(
+                "hypotest/segment.py",
+                '        deque(map(setattr, (self,), ("fd",), opening), 0)\n',
+                "        for opened in opening:\n            self.fd = opened\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="An exception comes while the first call starts the campaign",
+        happens="The next call starts it: without it the process would never send, nor take over",
+        test=f"{_HERE}test_an_exception_where_the_first_call_begins_what_lasts[start]",
+        figure="each bytecode of what starts it",
+        removals=(Removal("hypotest/runtime.py", "    here.page = _TOO_EARLY  # until", "    # until"),),
+    ),
+    Fault(
+        fault="An exception comes while the first call registers the fork hooks",
+        happens="The next call registers them",
+        test=f"{_HERE}test_an_exception_where_the_first_call_begins_what_lasts[hooks]",
+        figure="each bytecode of it",
+        removals=(
+            Removal(
+                "hypotest/runtime.py", "            self._registered = False\n            raise", "            raise"
+            ),
+        ),
+    ),
+    Fault(
+        fault="An exception comes while config() puts new parameters in force",
+        happens="The former client ends all the same, and its parameters are not in force beside the new ones",
+        test=f"{_HERE}test_an_exception_while_a_client_is_retired",
+        figure="each bytecode of it; one campaign is left",
+        removals=(
+            Removal(
+                "hypotest/runtime.py",
+                "not client.campaign.stopping:\n            client.close()",
+                "False:\n            client.close()",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A signal handler, a destructor or a callback of the collector calls the SDK in the middle of a call",
+        happens="Both events are kept, each once; nothing waits",
+        test=f"{_HERE}test_a_call_at_every_bytecode_of_a_call[a signal handler]",
+        figure="each bytecode of experiment and kpi_event, 3 ways: 0 hidden, 0 doubled",
+        removals=(Removal("hypotest/spool.py", "open_segment = self._idle.pop()", "open_segment = self._idle[-1]"),),
+    ),
+    Fault(
+        fault="A call comes in while another one makes a segment",
+        happens="Each has a file of its own",
+        test=f"{_HERE}test_a_call_while_a_segment_gets_its_number",
+        figure="each bytecode of it",
+        removals=(
+            Removal("hypotest/spool.py", "        self._numbers = count()", "        self._number = 0"),
+            Removal(
+                "hypotest/spool.py",
+                "        number = next(self._numbers)\n",
+                "        number, self._number = self._number, self._number + 1\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A signal handler forks in the middle of a call, and both processes go on with it",
+        happens="The child leaves its parent's segments alone: it would turn their position back",
+        test=f"{_HERE}test_a_fork_in_the_middle_of_a_call",
+        figure="os.fork at each bytecode of experiment and kpi_event: 0 hidden; before, 414 of 5,322 events",
+        removals=(Removal("hypotest/runtime.py", "            client.spool.abandon()\n", "            pass\n"),),
+    ),
+    Fault(
+        fault="A handler of logging of the application raises, or calls the SDK",
+        happens="The call that logs goes on, and the events of both are kept",
+        test=f"{_HERE}test_the_callers_objects_call_us",
+        figure="an id, a tag and two handlers",
+        removals=(
+            Removal(
+                "hypotest/log.py",
+                "    except Exception as error:  # noqa: BLE001 - must not reach",
+                "    except ZeroDivisionError as error:  # must not reach",
+            ),
+        ),
+    ),
+]
