@@ -45,6 +45,7 @@ _QUOTES = frozenset("'\"")
 _PREFIXES = frozenset("rRuU")
 _OCTAL = frozenset("01234567")
 _ESCAPES = dict(zip("'\"abfnrtv", "'\"\a\b\f\n\r\t\v", strict=True))
+_HEX_DIGITS = "0123456789abcdefABCDEF"
 _HEX_ESCAPES = {"x": 2, "u": 4, "U": 8}
 _ITEM = "|".join(
     (
@@ -301,7 +302,7 @@ def _escaped(piece: str, at: int) -> str:
     if char in _HEX_ESCAPES or char == "N":
         end = 1 + _HEX_ESCAPES.get(char, 0)
         digits = piece[1:end]
-        if len(digits) != end - 1 or not (digits.isascii() and digits.isalnum()):
+        if len(digits) != end - 1 or digits.strip(_HEX_DIGITS):  # by itself, int takes "0x2" for four of them
             fail("bad escape in the text", at)
         try:
             return chr(int(digits, 16)) + piece[end:]

@@ -365,7 +365,7 @@ def test_not_always(text: str) -> None:
         "a - 1", "a * 2", "a ** 2", "a / 2", "a % 2", "a // 2", "a @ b", "a | b", "a & b", "a ^ b", "~a", "+a",
         "a << 1", "a <> b", "a if a else b", "lambda: 1", "[x for x in a]", "(yield)", "await a", "f'x'",
         "b'x'", "rb'x'", "fr'x'", "'''a'''", '"""a"""', "'a", "'a\\'", '"a\'', "'a\nb'", "'\\N{DIGIT ONE}'",
-        "'\\x4'", "'\\xg0'", "'\\u12'", "'\\U00110000'", "'\\U-0000001'", "'a' b", "1 2", "1a", "1_", "1__0",
+        "'\\x4'", "'\\xg0'", "'\\u0x20'", "'\\u12'", "'\\U00110000'", "'\\U-0000001'", "'a' b", "1 2", "1a", "1_", "1__0",
         "0x", "0b2", "0o8", "01", "1j", "1e", "1.2.3", "0xe+5 == 1", "True;", "True # x", "True; True",
         "True \\\n or True", "a ==\n1", "\n a ==\r1", "True is 1", "a is b", "a is 'x'", "a is ()", "a not 1",
         "a not not in b", "not", "not in a", "a is in b", "a == not b", "a is not", "and a", "a or", "nobody",
