@@ -20,7 +20,11 @@ from urllib.parse import quote
 
 import orjson
 import requests
-import urllib3
+
+# Not as attributes of requests and urllib3: once an import of those has failed half-way, they would never be there.
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from urllib3.exceptions import HTTPError
 
 from hypotest.config import SDK_TYPE, VERSION, Config
 from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError, Unauthorized
@@ -57,7 +61,7 @@ class Transport(Protocol):
         """
 
 
-class _BearerToken(requests.auth.AuthBase):
+class _BearerToken(AuthBase):
     # As `auth`, not as a header: requests would replace a header by an entry of ~/.netrc for the same host.
     def __init__(self, token: str) -> None:
         self._value = f"Bearer {token}"
@@ -110,7 +114,7 @@ class _Response(http.client.HTTPResponse):
         self._bytes.again()
 
 
-class _Adapter(requests.adapters.HTTPAdapter):
+class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **more: Any) -> None:
         super().init_poolmanager(*args, **more)
         _set_response_class(self.poolmanager)
@@ -206,7 +210,7 @@ class HttpTransport:
                 stream=True,
             ) as response:
                 body = self._read(response, cap)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        except (requests.RequestException, HTTPError, OSError, ValueError) as error:
             # The class and the cause only: the whole text of a requests error runs over three lines. From None: a
             # reporter that shows locals would find the token in the frames of requests.
             raise TransportError(f"no answer: {self._shown(_cause(error))}") from None

@@ -14,6 +14,7 @@ from hypotest.config import Config
 from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError, Unauthorized
 from hypotest.transport import HttpTransport
 from tests.http_host import Exchange, HttpHost
+from tests.namespace import run_python
 
 TOKEN = "top-secret-token"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -218,3 +219,22 @@ def test_garbage_for_gzip(host: HttpHost, client: HttpTransport) -> None:
     """What says it is gzip and is not is no answer."""
     host.answer = lambda exchange: exchange.reply(body=b"{}", Content_Encoding="gzip")
     assert "gzip" in str(fails(client))
+
+
+def test_an_import_that_failed_half_way() -> None:
+    """A process whose disk or descriptors failed while it loaded requests can load the transport when they are back."""
+    run_python("""
+import sys
+class Once:
+    def find_spec(self, name, path=None, target=None):
+        if name == "requests.models":
+            sys.meta_path.remove(self)
+            raise ImportError(name)
+sys.meta_path.insert(0, Once())
+try:
+    import hypotest.transport
+except ImportError:
+    import hypotest.transport
+else:
+    raise AssertionError
+""")
