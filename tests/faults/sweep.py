@@ -64,6 +64,8 @@ _ERRORS = {
     "madvise": ("ENOMEM", "EINVAL"),
 }
 _NEVER_FAIL = re.compile(r"get(pid|ppid|tid|euid|uid)|rt_sig|brk|munmap|exit|lseek|ioctl|futex|sched_")
+_PACKAGE = "/__init__.py"
+"""Spared: where its stat fails, Python takes the directory for a namespace package, as long as the process lives."""
 _TRANSFERS = ("write", "pwrite64", "pread64")  # not read: a module that reads as empty is Python's affair
 
 
@@ -83,6 +85,7 @@ class Trace(NamedTuple):
 
     before: list[str]
     within: list[str]
+    lines: list[str]
     injected: bool
     status: int
     text: str
@@ -189,10 +192,10 @@ class Sweep:
         begin = next(i for i, line in enumerate(lines) if _BEGIN in line) + 1
         end = next((i for i, line in enumerate(lines) if _END in line), len(names)) + 1
         injected = "(INJECTED)" in "".join(lines[begin:end])
-        return Trace(names[:begin], names[begin:end], injected, status, text)
+        return Trace(names[:begin], names[begin:end], lines[begin:end], injected, status, text)
 
-    def _calls(self) -> list[tuple[str, int]]:
-        """The calls of the operation in their order, and the mark behind: name, and which call of that name it is."""
+    def _calls(self) -> list[tuple[str, int, str]]:
+        """The calls of the operation, and the mark behind: name, which call of that name it is, and all of it."""
         with self._cut("without a cut") as root:
             trace = self._traced(root, _marked)
             assert trace.status == 0
@@ -202,23 +205,27 @@ class Sweep:
         self.report.cuts = 0
         self.report.calls = len(trace.within) - 1
         names = [*trace.before, *trace.within]
-        return [(name, names[: i + 1].count(name)) for i, name in enumerate(names)][len(trace.before) :]
+        start = len(trace.before)
+        return [
+            (name, names[: i + 1].count(name), line)
+            for (i, name), line in zip(enumerate(trace.within, start), trace.lines, strict=True)
+        ]
 
     def kill_at_calls(self, stride: int = 1, offset: int = 0) -> Report:
         """SIGKILL at each system call, and one right after the last; or at each `stride`th of them."""
         calls = self._calls()
-        for n, (name, nth) in list(enumerate(calls, 1))[offset % stride :: stride]:
+        for n, (name, nth, _) in list(enumerate(calls, 1))[offset % stride :: stride]:
             with self._cut(f"killed at call {n} ({name})") as root:
                 trace = self._traced(root, _marked, f"{name}:signal=KILL:when={nth}")
                 assert trace.status == -signal.SIGKILL, f"exit status {trace.status}\n{trace.text}"
-                assert trace.within == [name for name, _ in calls[:n]], f"another call than that\n{trace.text}"
+                assert trace.within == [name for name, *_ in calls[:n]], f"another call than that\n{trace.text}"
                 recover(root, self._ledger, self.operation, killed=True)
         return self.report
 
     def fail_at_calls(self, stride: int = 1, offset: int = 0) -> Report:
         """Each error that a call may give, at each system call; the same process goes on."""
-        for n, (name, nth) in list(enumerate(self._calls()[:-1], 1))[offset % stride :: stride]:
-            for fault in _faults(name):
+        for n, (name, nth, line) in list(enumerate(self._calls()[:-1], 1))[offset % stride :: stride]:
+            for fault in _faults(name, line):
                 with self._cut(f"{fault} at call {n} ({name})") as root:
                     trace = self._traced(root, _marked_and_on, f"{name}:{fault}:when={nth}")
                     assert trace.status == 0, f"exit status {trace.status}\n{trace.text}"
@@ -272,9 +279,9 @@ class Sweep:
         return self.report
 
 
-def _faults(name: str) -> list[str]:
+def _faults(name: str, line: str) -> list[str]:
     """What may go wrong with a call, as strace injects it."""
-    if _NEVER_FAIL.match(name):
+    if _NEVER_FAIL.match(name) or ("stat" in name and _PACKAGE in line):
         return []
     nothing = ["retval=0"] if name in _TRANSFERS else []
     return [f"error={error}" for error in _ERRORS.get(name, ("EIO",))] + nothing

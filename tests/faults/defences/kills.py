@@ -130,6 +130,17 @@ FAULTS: list[Fault] = [
         ),
     ),
     Fault(
+        "loading what a leader needs fails half-way: a disk error, no descriptors for a while",
+        "the next attempt of the same process succeeds; until then others lead",
+        "tests/test_transport.py::test_an_import_that_failed_half_way",
+        "941 errors at 806 calls of such a takeover",
+        (
+            Removal(
+                "hypotest/transport.py", "class _BearerToken(AuthBase)", "class _BearerToken(requests.auth.AuthBase)"
+            ),
+        ),
+    ),
+    Fault(
         "opening a segment fails: no space, no descriptor, no memory, an I/O error",
         "the event is refused and counted as `disk`; the next one is kept if the trouble is over",
         f"{_ERROR}[append]",
