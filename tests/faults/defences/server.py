@@ -62,7 +62,7 @@ FAULTS: list[Fault] = [
         removals=(
             Removal(
                 "hypotest/transport.py",
-                "except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)",
+                "except (requests.RequestException, HTTPError, OSError, ValueError)",
                 "except ZeroDivisionError",
             ),
         ),
