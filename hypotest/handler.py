@@ -1,4 +1,4 @@
-"""The handler behind the logger `hypotest`. Apart from `log.py` since `logging` costs 4 ms of the 30 our import may."""
+"""The handler behind the logger `hypotest`."""
 
 from __future__ import annotations
 

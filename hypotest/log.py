@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections.abc import Callable
 
-from hypotest import lazy
+from hypotest import handler
 from hypotest.interrupts import let_through
 
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
@@ -31,7 +31,7 @@ def configure(level: str) -> None:
         level: a level name of `logging`, such as "INFO".
     """
     try:
-        lazy.load("hypotest.handler").configure(level)
+        handler.configure(level)
     except Exception as error:  # noqa: BLE001 - out of descriptors, or not permitted to import: then without a log
         let_through(error)
 
@@ -40,7 +40,7 @@ def line(level: int, message: str, *args: object) -> None:
     """Logs `message` as one line of bounded length; never raises, whatever handlers the application has."""
     try:
         fit = [arg if isinstance(arg, (int, float)) else _fit(str(arg)) for arg in args]
-        lazy.load("logging").getLogger("hypotest").log(level, message, *fit)
+        logging.getLogger("hypotest").log(level, message, *fit)
     except Exception as error:  # noqa: BLE001 - must not reach the application's callers through us
         let_through(error)
 
@@ -111,7 +111,7 @@ def _fit(text: str) -> str:
 def _heard(level: int) -> bool:
     """Whether a line of that level goes anywhere: where it does not, it must not take the turn of another process."""
     try:
-        return bool(lazy.load("logging").getLogger("hypotest").isEnabledFor(level))
+        return bool(logging.getLogger("hypotest").isEnabledFor(level))
     except Exception as error:  # noqa: BLE001 - as in `line`
         let_through(error)
         return False
@@ -133,12 +133,7 @@ def reset_after_fork_without_hooks() -> None:
     Hazard: a thread of the parent that was logging at the fork holds these locks for ever in the child. `os.fork`
     renews them through a hook of `logging`; uWSGI's fork runs none.
     """
-    renew = getattr(sys.modules.get("logging"), "_after_at_fork_child_reinit_locks", None)
+    renew = getattr(logging, "_after_at_fork_child_reinit_locks", None)
     if renew is not None:
         renew()
     _last.clear()
-
-
-if "logging" in sys.modules:  # as in nearly every host: then no first call imports, and no fork can catch it at that
-    lazy.load("logging")
-    lazy.load("hypotest.handler")

@@ -81,8 +81,6 @@ def _build() -> Client:
 
 def _open(here: _Process) -> Client:
     settled, warnings = resolve(_overrides, os.environ)
-    if settled.connect_to_server:
-        _hooks.register()
     log.configure(settled.log_level)
     for warning in warnings:
         log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=600.0)
@@ -131,7 +129,6 @@ def configure(values: Mapping[str, Any]) -> None:
     """Puts parsed values in force from the next call on. Touches no disk and starts nothing."""
     _overrides.update(values)
     settled, _ = resolve(_overrides, os.environ)
-    _hooks.register()
     log.configure(settled.log_level)
     client = _here.built.get(_CURRENT)
     if client is not None and client.config != settled and _here.guard.alive:
@@ -225,45 +222,15 @@ class _ForkHooks:
     """
 
     def __init__(self) -> None:
-        self.ran = False
-        self._registered = False
-        self._loading = threading.RLock()
+        """Registers them: with our import, so that no fork that has begun before can go on after.
 
-    def register(self) -> None:
-        """Registers the hooks and the exit handler; children inherit both."""
-        if self._registered:
-            return
-        try:
-            self._registered = True
-            # After logging's, and so run before them: they take a lock that the import we wait for may need.
-            if "logging" not in sys.modules:
-                os.register_at_fork(before=self._before_logging)
-            with self._loading:
-                with interrupts.suppress(ImportError, OSError):
-                    lazy.load("logging")
-                os.register_at_fork(
-                    before=self._before,
-                    after_in_parent=self._after_in_parent,
-                    after_in_child=self._after_in_child,
-                )
-            atexit.register(_at_exit)
-        except BaseException:  # an interrupt: all of it may be registered twice
-            self._registered = False
-            raise
-
-    def _before_logging(self) -> None:
-        """In a fork that began before logging was imported: makes up for hooks that were registered meanwhile.
-
-        Those for after the fork will run, and release what these would have taken.
+        After those of logging, which our import imports, and so run before them: they take a lock that the import we
+        wait for may need.
         """
-        if self._loading.acquire(blocking=False):
-            self._loading.release()
-        elif self._loading.acquire(timeout=_FORK_PATIENCE):
-            self._loading.release()
-            locks: tuple[Any, ...] = (lazy.importing, getattr(sys.modules.get("logging"), "_lock", None))
-            for lock in locks:
-                if lock is not None and not lock._is_owned():  # noqa: SLF001 - there is no other way to know
-                    lock.acquire(timeout=_FORK_PATIENCE)
+        self.ran = False
+        os.register_at_fork(
+            before=self._before, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child
+        )
 
     def _before(self) -> None:
         lazy.importing.acquire(timeout=_FORK_PATIENCE)
@@ -274,7 +241,6 @@ class _ForkHooks:
 
     def _after_in_child(self) -> None:
         lazy.reset()
-        self._loading = threading.RLock()
         self.ran = True
         _abandon(_here)
 
@@ -288,3 +254,6 @@ def _at_exit() -> None:
         client = _last_flush()
         if client is not None:
             client.close()
+
+
+atexit.register(_at_exit)

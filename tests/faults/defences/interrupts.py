@@ -65,20 +65,9 @@ FAULTS: list[Fault] = [
     Fault(
         fault="An exception comes while the first call starts the campaign",
         happens="The next call starts it: without it the process would never send, nor take over",
-        test=f"{_HERE}test_an_exception_where_the_first_call_begins_what_lasts[start]",
+        test=f"{_HERE}test_an_exception_where_the_first_call_begins_what_lasts",
         figure="each bytecode of what starts it",
         removals=(Removal("hypotest/runtime.py", "    here.page = _TOO_EARLY  # until", "    # until"),),
-    ),
-    Fault(
-        fault="An exception comes while the first call registers the fork hooks",
-        happens="The next call registers them",
-        test=f"{_HERE}test_an_exception_where_the_first_call_begins_what_lasts[hooks]",
-        figure="each bytecode of it",
-        removals=(
-            Removal(
-                "hypotest/runtime.py", "            self._registered = False\n            raise", "            raise"
-            ),
-        ),
     ),
     Fault(
         fault="An exception comes while config() puts new parameters in force",
