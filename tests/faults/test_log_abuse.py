@@ -125,7 +125,13 @@ def test_every_line_is_one_line(host: HttpHost, tmp_path: Path) -> None:
     )
     output = output_of("import json\n" + CALLS, env | {"NASTY": json.dumps(NASTY)})
     expect_lines(
-        output, "damaged segment", "HTTP 503", "is not used", "config() ignores", "settings: experiment", "state in "
+        output,
+        "goes to quarantine/",
+        "HTTP 503",
+        "is not used",
+        "config() ignores",
+        "settings: experiment",
+        "state in ",
     )
 
 
