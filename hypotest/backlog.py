@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hypotest import accounts, header, interrupts, log, platform, segment
-from hypotest.control import LIVED, ControlPage
+from hypotest.control import LIVED, NAMES, ControlPage
 from hypotest.control import SPOOL_BYTES as SPOOL_BYTES_WORD
 from hypotest.errors import CorruptFile
 from hypotest.header import DONE, FINISHED, FIRST_SEEN, OFFSET, ONE, POSITION, SMALLEST_FRAME, SUFFIX
@@ -73,6 +73,7 @@ class Backlog:
         *,
         expired: Callable[[bytes], bool],
         max_age: float,
+        sync_data: Callable[[int], None] = platform.sync_data,
     ) -> None:
         """Opens nothing yet.
 
@@ -83,12 +84,17 @@ class Backlog:
             expired: whether an event, by its own time, is over `max_age`.
             max_age: s; an event is dropped when it is over that by both clocks: its own time, and the time that leaders
                 have lived since they first saw its segment, which no clock step changes.
+            sync_data: forces what is written of a file, or the names in a directory, to the disk.
         """
         self._state = state
         self._control = control
         self._own = own
         self._expired = expired
         self._max_age = max_age
+        self._sync_data = sync_data
+        self._synced: dict[str, int] = {}
+        self._synced_folds: tuple[tuple[str, ...], list[int]] | None = None
+        self._folded = NAMES  # since deletions were synced; who knows what the leader before left
         self._sources: dict[str, _Source] = {}
         self._closed = False
         self._quarantined: int | None = None
@@ -124,11 +130,11 @@ class Backlog:
                 self._retire(path, source)
 
     def _finish_retirement(self) -> None:
-        # A leader may have died between a fold and its unlink. First of all: a fold of another segment would make
-        # the totals forget which one they hold already, and the next one of this would count twice.
+        # A leader may have died between a fold and its unlink, or a power cut have undone that. First of all: folds of
+        # other segments would make the totals forget which ones they hold already, and these would count twice.
         folded, _ = self._control.accounts()
-        path = f"{self._state.spool}/{folded}{SUFFIX}"
-        if folded:
+        for name in folded:
+            path = f"{self._state.spool}/{name}{SUFFIX}"
             with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                 os.unlink(path)
             self._sources.pop(path, None)
@@ -269,6 +275,11 @@ class Backlog:
         return settled
 
     def _retire(self, path: str, source: _Source) -> None:
+        if self._folded == NAMES:
+            # The totals are about to forget a name: a power cut must not bring that segment back, to be folded again.
+            with contextlib.suppress(OSError):
+                platform.sync_names(self._state.spool, self._sync_data)
+            self._folded = 0
         held = source.segment
         written, settled = held.position(), held.acknowledged()
         missing = (written >> 40) - (settled >> 40)
@@ -280,6 +291,7 @@ class Backlog:
             held.count(accounts.drop_slot("corrupt"), missing)
             held.acknowledge(end)
         held.words[POSITION] = end
+        self._folded += 1
         self._control.fold(held.name, held.counters())
         with contextlib.suppress(FileNotFoundError):
             if missing > 0:
@@ -311,11 +323,46 @@ class Backlog:
         """Events that are accepted and not settled, as far as segments are open."""
         return sum(source.segment.unsettled() for source in list(self._sources.values()))
 
-    def sync(self, sync_data: Callable[[int], None]) -> None:
-        """Forces what was appended to the disk."""
-        for source in list(self._sources.values()):
-            if source.segment.unsettled():
-                sync_data(source.segment.fd)
+    def sync(self) -> None:
+        """Forces to the disk what waits to be sent, the names of its files, and the totals.
+
+        Also of segments that no scan has met: while the server is away the next scan may be an hour off.
+
+        Raises:
+            OSError: a directory or the control page cannot be synced.
+        """
+        synced = {}
+        with os.scandir(self._state.spool) as entries:
+            for path in (entry.path for entry in entries if entry.name.endswith(SUFFIX)):
+                with contextlib.suppress(OSError, ValueError):  # one that cannot be synced keeps no other from it
+                    synced[path] = self._sync_segment(path)
+        folded = self._control.accounts()
+        if folded != self._synced_folds:
+            self._control.sync(self._sync_data)
+        if self._synced_folds is None:
+            for directory in (self._state.path, os.path.dirname(self._state.path), self._state.root):
+                platform.sync_names(directory, self._sync_data)
+        if not synced.keys() <= self._synced.keys():
+            platform.sync_names(self._state.spool, self._sync_data)
+        self._synced, self._synced_folds = synced, folded
+
+    def _sync_segment(self, path: str) -> int:
+        """Syncs a segment if it has grown since it last was, and has something to send; returns its position."""
+        source = self._sources.get(path)
+        held = source.segment if source else self._own().get(path)
+        if held is not None:
+            position = held.position()
+            if position != self._synced.get(path) and held.unsettled():
+                self._sync_data(held.fd)
+            return position
+        position, settled, _ = segment.peek(path)
+        if position != self._synced.get(path) and position >> 40 > settled >> 40:
+            fd = platform.open_own(path, os.O_RDONLY)
+            try:
+                self._sync_data(fd)
+            finally:
+                os.close(fd)
+        return position
 
     def _quarantine(self, event_id: str, payload: bytes, reason: str) -> None:
         # For people: a disk that is full must not keep what the server has acknowledged from being settled.
@@ -395,18 +442,19 @@ class Survey(NamedTuple):
     marks: dict[str, int]
 
 
-def survey(state: StateDir, own: Mapping[str, Segment], without: str = "") -> Survey:
+def survey(state: StateDir, own: Mapping[str, Segment], without: Collection[str] = ()) -> Survey:
     """Looks at the spool of a namespace; changes nothing.
 
     Args:
         state: the namespace's directory.
         own: the open segments of this process's own writer, by path.
-        without: the name of a segment to leave out, whose counts are in the totals already.
+        without: the names of segments to leave out, whose counts are in the totals already.
     """
     rows, size, marks = [], 0, {}
     with interrupts.suppress(FileNotFoundError), os.scandir(state.spool) as entries:
         for entry in entries:
-            if not entry.name.endswith(SUFFIX) or entry.name == without + SUFFIX:
+            name = entry.name.removesuffix(SUFFIX)
+            if name == entry.name or name in without:
                 continue
             with interrupts.suppress(FileNotFoundError, CorruptFile, ValueError):
                 held = own.get(entry.path)

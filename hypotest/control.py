@@ -16,16 +16,17 @@ Written by the leader only, but for `kick`, which anyone may change to wake it, 
     80      8     sends made
     88      8     the leader's pid namespace, by its inode; 0 = unknown. Only there its pid means anything
     96      8     the generation again, all bits inverted: tells a damaged one
-    512     256   accounts, copy A     u64 sequence | 40 bytes segment name | 16 x u64 counters | u64 crc32
-    768     256   accounts, copy B
     1024    512   the last error, as text:              u32 length | u32 crc32 | UTF-8
     1536    1024  the leader's configuration, as JSON:  u32 length | u32 crc32 | UTF-8
     2560    128   said: when any process last logged a line that repeats, then the same by kind: Unix time, s
+    3072    512   accounts, copy A     u64 sequence | 9 names of 40 bytes | 16 x u64 counters | u64 crc32
+    3584    512   accounts, copy B     of a sector each: a power cut tears one at most
 
 Words are u64 in the machine's byte order and stored by one aligned assignment, which no reader sees torn
 (struct.pack_into would be: 14 to 22 % of concurrent reads saw a zero). Of the two copies of the accounts the valid one
-with the higher sequence counts; a finished segment is named by the copy that holds its counts, so folding it twice
-changes nothing. At rest both are the same: no damage to one of them loses a count.
+with the higher sequence counts; it names the segments whose counts it got last, so folding one of them twice changes
+nothing; several, so that one sync of their directory does for as many deletions. At rest both are the same: no damage
+to one of them loses a count.
 
 A page that is too short, too long or without its magic is made anew, with the accounts if one of their copies is sound;
 what was there goes to quarantine/control. The other words are for people, or are written again within a second or
@@ -41,7 +42,7 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hypotest import accounts, interrupts, log, platform
 from hypotest.errors import CorruptFile, StorageError
@@ -53,8 +54,10 @@ MAGIC = int.from_bytes(b"HTCTRL01", "little")
 EPOCH, GENERATION, LEADER_PID, HEARTBEAT, KICK, SETTINGS_TIME = range(1, 7)
 SPOOL_BYTES, POLLS, LIVED, SENDS, LEADER_SPACE, GENERATION_INVERTED = range(7, 13)
 
-_ACCOUNTS = struct.Struct(f"=Q40s{accounts.SLOTS}Q")
-_COPIES = (512, 768)
+NAMES = 9
+_NAME = 40
+_ACCOUNTS = struct.Struct(f"=Q{NAMES * _NAME}s{accounts.SLOTS}Q")
+_COPIES = (3072, 3584)
 _TEXT = struct.Struct("=II")
 LAST_ERROR = (1024, 512)
 LEADER_CONFIG = (1536, 1024)
@@ -97,6 +100,18 @@ class ControlPage:
             os.close(fd)
         self._file = found.st_dev, found.st_ino
         self.words = memoryview(self._map).cast("Q")
+
+    def sync(self, sync_data: Callable[[int], None]) -> None:
+        """Forces the page to the disk.
+
+        Raises:
+            OSError: it cannot be opened, or the disk fails.
+        """
+        fd = platform.open_own(self._path, os.O_RDONLY)
+        try:
+            sync_data(fd)
+        finally:
+            os.close(fd)
 
     def replaced(self) -> bool:
         """Whether the file that its path names is no longer the one mapped here."""
@@ -142,38 +157,42 @@ class ControlPage:
         self.words[GENERATION] = generation
         self.words[GENERATION_INVERTED] = generation ^ _U64  # who looks before that takes the newest file: this one
 
-    def accounts(self) -> tuple[str, list[int]]:
-        """The counts of all finished segments, and the name of the segment that was folded in last."""
+    def accounts(self) -> tuple[tuple[str, ...], list[int]]:
+        """The names of the segments that were folded in last, oldest first, and the counts of all that ever were."""
         # One copy after the other: a reader held up in between may have an old first and a torn second one.
         newest = self._newest()
         for _ in range(_ATTEMPTS):
             before, newest = newest, self._newest()
             if before == newest:
                 break
-        _, name, counters = newest
-        return name, counters
+        _, names, counters = newest
+        return names, counters
 
-    def _newest(self) -> tuple[int, str, list[int]]:
+    def _newest(self) -> tuple[int, tuple[str, ...], list[int]]:
         return max(self._copy(offset) for offset in _COPIES)
 
-    def _copy(self, offset: int) -> tuple[int, str, list[int]]:
+    def _copy(self, offset: int) -> tuple[int, tuple[str, ...], list[int]]:
         raw = self._map[offset : offset + _ACCOUNTS.size]
         stored = self.words[(offset + _ACCOUNTS.size) // 8]
-        sequence, name, *counters = _ACCOUNTS.unpack(raw)
+        sequence, names, *counters = _ACCOUNTS.unpack(raw)
         if not sequence or stored != zlib.crc32(raw):
-            return 0, "", [0] * accounts.SLOTS
-        return sequence, name.rstrip(b"\0").decode("ascii", "replace"), counters
+            return 0, (), [0] * accounts.SLOTS
+        found = (names[at : at + _NAME].rstrip(b"\0") for at in range(0, len(names), _NAME))
+        return sequence, tuple(name.decode("ascii", "replace") for name in found if name), counters
 
     def fold(self, segment: str, counters: Sequence[int]) -> None:
-        """Adds a finished segment's counts, once: the same segment twice in a row changes nothing.
+        """Adds a finished segment's counts, once: one of the last NAMES segments a second time changes nothing.
 
-        The caller unlinks the segment before it folds the next one. Without a name, they are added in any case.
+        The caller unlinks the segment before it folds the next one, and has seen to it that not even a power cut
+        brings back one that is named no longer. Without a name, counts are added in any case.
         """
         (a, *_), (b, *_) = (self._copy(offset) for offset in _COPIES)
         last, totals = self.accounts()
-        if segment and last == segment:
+        if segment in last:
             return
-        raw = _ACCOUNTS.pack(max(a, b) + 1, (segment or last).encode(), *accounts.add([totals, counters]))
+        kept = (*last[1 - NAMES :], segment) if segment else last
+        names = b"".join(name.encode().ljust(_NAME, b"\0") for name in kept)
+        raw = _ACCOUNTS.pack(max(a, b) + 1, names, *accounts.add([totals, counters]))
         for offset in _COPIES if a <= b else reversed(_COPIES):  # the older one first
             crc = (offset + _ACCOUNTS.size) // 8
             self.words[crc] = 0

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import orjson
 
-from hypotest import accounts, control, log, neighbours, platform
+from hypotest import accounts, control, log, neighbours
 from hypotest.backlog import Backlog, survey
 from hypotest.config import Config
 from hypotest.control import HEARTBEAT, KICK, LAST_ERROR, LEADER_CONFIG, LEADER_PID, LEADER_SPACE, LIVED
@@ -150,7 +150,7 @@ class Leadership:
         self._lived_from += passed
         self._post.page.add(LIVED, min(passed, 5))  # a suspended machine has not lived
         with contextlib.suppress(OSError, ValueError):
-            self._backlog.sync(platform.sync_data)
+            self._backlog.sync()
         self._backlog.publish_size()
         if now >= self._neighbours_due:
             lived, self._neighbours_from = int(now - self._neighbours_from), now

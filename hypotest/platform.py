@@ -7,6 +7,7 @@ import mmap
 import os
 import stat
 import sys
+from collections.abc import Callable
 
 from hypotest.errors import CorruptFile
 from hypotest.interrupts import let_through, suppress
@@ -152,8 +153,19 @@ def populate(mapping: mmap.mmap) -> None:
 
 
 def sync_data(fd: int) -> None:
-    """Forces the data of `fd` to the disk."""
-    getattr(os, "fdatasync", os.fsync)(fd)
+    """Forces the data of `fd` to the disk; those of a directory are its names."""
+    # Not fdatasync for a directory: on ext4 a new name is no data.
+    is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
+    (os.fsync if is_directory else getattr(os, "fdatasync", os.fsync))(fd)
+
+
+def sync_names(directory: str, sync: Callable[[int], None] = sync_data) -> None:
+    """Forces to the disk which files a directory has."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | O_SAFE)
+    try:
+        sync(fd)
+    finally:
+        os.close(fd)
 
 
 def directory_size(path: str) -> int:

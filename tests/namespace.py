@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hypotest import accounts, control, statedir
+from hypotest import accounts, control, platform, statedir
 from hypotest.backlog import DELIVERED, Backlog
 from hypotest.spool import Spool
 from tests.server_process import clean_env
@@ -44,9 +44,17 @@ class Namespace:
         *,
         expired: Callable[[bytes], bool] = lambda _: False,
         max_age: float = 1e9,
+        sync_data: Callable[[int], None] = platform.sync_data,
     ) -> Backlog:
         """A leader starts: in the writer's process, or, with `own` that returns NOTHING, as if in another."""
-        return Backlog(self.state, self.page, own or (lambda: self.spool.segments), expired=expired, max_age=max_age)
+        return Backlog(
+            self.state,
+            self.page,
+            own or (lambda: self.spool.segments),
+            expired=expired,
+            max_age=max_age,
+            sync_data=sync_data,
+        )
 
     def totals(self) -> list[int]:
         return self.page.accounts()[1]

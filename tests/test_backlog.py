@@ -145,7 +145,7 @@ def test_the_leaders_own_segments_keep_their_lock(home: Namespace) -> None:
     found = survey(home.state, home.spool.segments)
     assert found.marks == home.spool.own_marks()
     assert is_settled(path, found.marks[path], home.spool.segments)
-    leader.sync(os.fsync)
+    leader.sync()
     del leader
     assert is_locked(path)
     home.spool.append(b"2")

@@ -10,13 +10,13 @@ import pytest
 
 from hypotest import control
 from hypotest.accounts import ACCEPTED, SLOTS
-from hypotest.control import GENERATION, KICK, LAST_ERROR, LEADER_CONFIG, MAGIC, SIZE, ControlPage, open_control
+from hypotest.control import GENERATION, KICK, LAST_ERROR, LEADER_CONFIG, MAGIC, NAMES, SIZE, ControlPage, open_control
 from hypotest.errors import StorageError
 from tests.namespace import running_python
 
 ONES = [1] * SLOTS
-COPIES = range(512, 1024, 256)
-COPY_SIZE = 8 + 40 + 8 * SLOTS + 8
+COPIES = range(3072, 4096, 512)
+COPY_SIZE = 8 + 40 * NAMES + 8 * SLOTS + 8
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_new_page(tmp_path: Path, page: ControlPage) -> None:
     """A page that was not there is made, owner-only and empty but for the generation on disk."""
     assert (tmp_path / "control").stat().st_mode & 0o777 == 0o600
     assert page.words[0] == MAGIC
-    assert page.accounts() == ("", [0] * SLOTS)
+    assert page.accounts() == ((), [0] * SLOTS)
     assert page.text(LAST_ERROR) == page.text(LEADER_CONFIG) == ""
     (tmp_path / "control").unlink()
     assert open_control(str(tmp_path), 7).words[GENERATION] == 7
@@ -70,7 +70,7 @@ def test_a_damaged_page_is_replaced(tmp_path: Path, damage: bytes) -> None:
     assert control.open_existing(str(tmp_path)) is None
     page = open_control(str(tmp_path), 5)
     assert page.words[GENERATION] == 5
-    assert page.accounts() == ("", [0] * SLOTS)
+    assert page.accounts() == ((), [0] * SLOTS)
     assert not page.replaced()
     assert os.listdir(tmp_path) == ["control"]
 
@@ -115,7 +115,7 @@ def test_two_mappings_are_one_page(tmp_path: Path, page: ControlPage) -> None:
     other.kick()
     assert page.words[KICK] != before
     other.fold("a", ONES)
-    assert page.accounts() == ("a", ONES)
+    assert page.accounts() == (("a",), ONES)
 
 
 def test_replaced(tmp_path: Path, page: ControlPage) -> None:
@@ -132,9 +132,19 @@ def test_a_fold_counts_once(page: ControlPage) -> None:
     """The same segment folded twice in a row changes nothing; another one adds."""
     page.fold("a", ONES)
     page.fold("a", ONES)
-    assert page.accounts() == ("a", ONES)
+    assert page.accounts() == (("a",), ONES)
     page.fold("b", ONES)
-    assert page.accounts() == ("b", [2] * SLOTS)
+    assert page.accounts() == (("a", "b"), [2] * SLOTS)
+
+
+def test_the_last_names_are_kept(page: ControlPage) -> None:
+    """Any of the last nine segments is known again; the one before them is not."""
+    names = [f"{n:032x}-{n}" for n in range(NAMES + 1)]
+    for name in names:
+        page.fold(name, ONES)
+    for name in names[1:]:
+        page.fold(name, ONES)
+    assert page.accounts() == (tuple(names[1:]), [NAMES + 1] * SLOTS)
 
 
 def test_a_name_of_full_length_is_kept_whole(page: ControlPage) -> None:
@@ -142,7 +152,7 @@ def test_a_name_of_full_length_is_kept_whole(page: ControlPage) -> None:
     name = f"{'f' * 32}-{0xFFFFFF:x}"
     page.fold(name, ONES)
     page.fold(name, ONES)
-    assert page.accounts() == (name, ONES)
+    assert page.accounts() == ((name,), ONES)
 
 
 @pytest.mark.parametrize("damaged", range(2), ids=["first copy", "second copy"])
@@ -161,9 +171,9 @@ def test_a_torn_copy_does_not_count(tmp_path: Path, page: ControlPage, damaged: 
                 os.pwrite(file.fileno(), before, whole)
             old = os.pread(file.fileno(), 1, torn + byte)
             os.pwrite(file.fileno(), bytes([old[0] ^ 0xFF]), torn + byte)
-        assert page.accounts() == (("1", ONES) if killed else ("newest", [11] * SLOTS)), byte
+        assert page.accounts() == ((("1",), ONES) if killed else (("1", "newest"), [11] * SLOTS)), byte
         page.fold("newest", [10] * SLOTS)
-        assert page.accounts() == ("newest", [11] * SLOTS), byte
+        assert page.accounts() == (("1", "newest"), [11] * SLOTS), byte
 
 
 def test_a_page_made_anew_keeps_the_accounts(tmp_path: Path, page: ControlPage) -> None:
@@ -173,7 +183,7 @@ def test_a_page_made_anew_keeps_the_accounts(tmp_path: Path, page: ControlPage) 
     damaged = b"?" + (tmp_path / "control").read_bytes()[1:]
     for _ in range(2):
         (tmp_path / "control").write_bytes(damaged)
-        assert open_control(str(tmp_path)).accounts() == ("1", ONES)
+        assert open_control(str(tmp_path)).accounts() == (("1",), ONES)
         assert (tmp_path / "quarantine" / "control").read_bytes() == damaged
     assert sorted(os.listdir(tmp_path)) == ["control", "quarantine"]
     assert os.listdir(tmp_path / "quarantine") == ["control"]
@@ -185,7 +195,7 @@ def test_without_a_name_a_fold_always_counts(page: ControlPage) -> None:
     page.fold("", ONES)
     page.fold("", ONES)
     page.fold("1", ONES)
-    assert page.accounts() == ("1", [3] * SLOTS)
+    assert page.accounts() == (("1",), [3] * SLOTS)
 
 
 @pytest.mark.parametrize("word", [control.EPOCH, control.LIVED, control.POLLS, control.SENDS])
@@ -205,9 +215,9 @@ page = open_control(sys.argv[1])
 print("ready", flush=True)
 seen = last = 0
 while last < 2000:
-    name, counters = page.accounts()
+    names, counters = page.accounts()
     assert len(set(counters)) == 1, counters
-    assert name == (f"s{counters[0]}" if counters[0] else ""), (name, counters)
+    assert names == tuple(f"s{n + 1}" for n in range(max(0, counters[0] - 9), counters[0])), (names, counters)
     assert counters[0] >= last, (counters, last)
     last = counters[0]
     seen += 1

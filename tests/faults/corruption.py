@@ -169,7 +169,8 @@ class SegmentTrial(Trial):
 
     def read(self, damaged: bytes, *, single: bool) -> bool:
         page, state = self.home.page, self.home.state
-        page.fold("another", [0] * accounts.SLOTS)  # as if another one was the last: this one may come again
+        for other in range(control.NAMES):  # as if others were the last: this one may come again
+            page.fold(f"another-{other}", [0] * accounts.SLOTS)
         before = page.accounts()[1]
         Path(self.path).write_bytes(damaged)
         looked = survey(state, {}).counters
@@ -237,7 +238,7 @@ class SnapshotTrial(Trial):
 class ControlTrial(Trial):
     """The control page of a namespace in which leaders have been, with two generations of settings."""
 
-    areas = (slice(104), slice(512, 720), slice(768, 976), slice(1024, 1048), slice(1536, 1582))
+    areas = (slice(104), slice(1024, 1048), slice(1536, 1582), slice(3072, 3576), slice(3584, 4088))
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
