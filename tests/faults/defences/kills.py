@@ -87,7 +87,7 @@ FAULTS: list[Fault] = [
         "37 kills",
         (
             Removal("hypotest/backlog.py", "        self._finish_retirement()\n", ""),
-            Removal("hypotest/control.py", "        if segment and last == segment:\n            return\n", ""),
+            Removal("hypotest/control.py", "        if segment in last:\n            return\n", ""),
         ),
     ),
     Fault(
@@ -174,7 +174,7 @@ FAULTS: list[Fault] = [
         "55 errors",
         (
             Removal("hypotest/backlog.py", "        self._finish_retirement()\n", ""),
-            Removal("hypotest/control.py", "        if segment and last == segment:\n            return\n", ""),
+            Removal("hypotest/control.py", "        if segment in last:\n            return\n", ""),
         ),
     ),
     Fault(

@@ -247,8 +247,8 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/backlog.py",
-                "        if folded:\n            with contextlib.suppress(FileNotFoundError, IsADirectoryError):\n",
-                "        if not path:\n            with contextlib.suppress(FileNotFoundError, IsADirectoryError):\n",
+                "        for name in folded:\n",
+                "        for name in ():\n",
             ),
         ),
     ),
