@@ -146,6 +146,14 @@ class Sweep:
         finally:
             os._exit(status)
 
+    def _prepared(self, root: Path, inner: Callable[[Operation], None]) -> int:
+        """A process that waits for SIGUSR1. One that ends before is a finding, and not one that may not be traced."""
+        pid, ready = self._fork(root, inner)
+        said = os.read(ready, 1)
+        os.close(ready)
+        assert said, f"not even prepared: exit status {self._wait(pid)}"
+        return pid
+
     def _wait(self, pid: int) -> int:
         end = time.monotonic() + _DEADLINE
         while not (found := os.waitpid(pid, os.WNOHANG))[0]:
@@ -157,16 +165,14 @@ class Sweep:
         return os.waitstatus_to_exitcode(found[1])
 
     def _plain(self, root: Path, inner: Callable[[Operation], None]) -> int:
-        pid, ready = self._fork(root, inner)
-        os.read(ready, 1)
-        os.close(ready)
+        pid = self._prepared(root, inner)
         os.kill(pid, signal.SIGUSR1)
         return self._wait(pid)
 
     def _traced(self, root: Path, inner: Callable[[Operation], None], inject: str = "") -> Trace:
-        pid, ready = self._fork(root, inner)
-        os.read(ready, 1)
-        os.close(ready)
+        if shutil.which("strace") is None:
+            raise Untraceable("it is not installed")
+        pid = self._prepared(root, inner)
         output = self._directory / "trace"
         command = [
             "strace",
@@ -236,7 +242,7 @@ class Sweep:
     def shorten(self) -> Report:
         """Half of what was asked for, at each read and write; the same process goes on."""
         with self._cut("counting") as root:
-            self._plain(root, _shortening(0, self._ledger))
+            assert self._plain(root, _shortening(0, self._ledger)) == 0
             self.report.calls = self._ledger.words[STEPS]
         self.report.cuts = 0
         for n in range(1, self.report.calls + 1):
@@ -268,7 +274,7 @@ class Sweep:
     def kill_at_opcodes(self, stride: int = 1, offset: int = 0) -> Report:
         """SIGKILL at each opcode of our modules; or at each `stride`th, from `offset` on."""
         with self._cut("counting") as root:
-            self._plain(root, _stepping(0, self._ledger))
+            assert self._plain(root, _stepping(0, self._ledger)) == 0
             self.report.opcodes = self._ledger.words[STEPS]
         self.report.cuts = 0
         for n in range(1 + offset % stride, self.report.opcodes + 1, stride):

@@ -99,7 +99,7 @@ FAULTS: list[Fault] = [
             Removal(
                 "hypotest/publisher.py",
                 "        self._write(snapshot_path",
-                "        self._page.words[GENERATION] = generation\n        self._write(snapshot_path",
+                "        self._page.set_generation(generation)\n        self._write(snapshot_path",
             ),
         ),
     ),
