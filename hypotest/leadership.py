@@ -49,9 +49,13 @@ def _between(low: float, high: float) -> float:
 class Loop:
     """Calls `work` again and again, each time after as many seconds as it returned; `wake` cuts the wait short."""
 
-    def __init__(self, work: Callable[[], float], turn: Callable[[str, float], bool]) -> None:
+    def __init__(
+        self, work: Callable[[], float], close: Callable[[], None], turn: Callable[[str, float], bool]
+    ) -> None:
+        """`close` gives up what `work` uses; called by whoever made the last call of it."""
         self._work = work
         self._turn = turn
+        self.close = close
         self._wake = threading.Event()
         self.stopped = False
         self.ended = threading.Event()
@@ -65,6 +69,7 @@ class Loop:
                 self._wake.clear()
         finally:
             self.ended.set()
+            self.close()
 
     def step(self) -> None:
         """Makes the next call if it is due: for a loop that no thread could be started for."""
@@ -105,8 +110,9 @@ class Leadership:
             max_age=config.max_event_age,
         )
         self._publisher = Publisher(post.state.path, page)
-        self._poller = Poller(HttpTransport(config), self._publisher, page)
-        self._sender = Sender(HttpTransport(config), self._backlog)
+        polls, sends = HttpTransport(config), HttpTransport(config)
+        self._poller = Poller(polls, self._publisher, page)
+        self._sender = Sender(sends, self._backlog)
         self._poll_failures = self._send_failures = 0
         self._kick = page.words[KICK]
         self._last_attempt = self._send_not_before = self._poll_not_before = 0.0
@@ -116,7 +122,7 @@ class Leadership:
         now = time.monotonic()
         self._lived_from = self._neighbours_from = now
         self._neighbours_due = now
-        self._loops = (Loop(self._poll, page.turn), Loop(self._send, page.turn))
+        self._loops = (Loop(self._poll, polls.close, page.turn), Loop(self._send, sends.close, page.turn))
         self._threadless: list[Loop] = []
         for name, loop in zip(("poller", "sender"), self._loops, strict=True):
             try:
@@ -182,6 +188,8 @@ class Leadership:
         self._publisher.close()
         for loop in self._loops:
             loop.stop()
+        for loop in self._threadless:
+            loop.close()
 
     def abandon(self) -> None:
         """In a child: as `end`, by plain stores only, since a lock may be a dead thread's."""

@@ -144,3 +144,26 @@ assert hypotest.status().refused == {"disk": 4}, hypotest.status()
 """
     run(source, sdk_env(server, tmp_path / "state"))
     expect_each_once(server, "kept", n=5)
+
+
+def test_a_leadership_that_is_over_leaves_no_connection(server: ServerProcess, tmp_path: Path) -> None:
+    """A process that leads again and again has the connections of the last time only."""
+    source = """
+import gc
+gc.disable()  # connections must not wait for a collection
+
+def sockets():
+    names = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    return sum(os.readlink(name).startswith("socket:") for name in names if os.path.exists(name))
+
+keep("first")
+assert hypotest.flush(15)
+for n in range(5):
+    hypotest.config(send_interval=0.1 + n / 100)
+    keep(f"n{n}")
+    until(lambda: hypotest.status().is_leader, "it leads again")
+    assert hypotest.flush(15)
+until(lambda: sockets() <= 2, f"{sockets()} sockets")
+"""
+    run(source, sdk_env(server, tmp_path / "state"))
+    expect_each_once(server, "first", *(f"n{n}" for n in range(5)))

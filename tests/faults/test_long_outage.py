@@ -201,10 +201,8 @@ class Fleet:
 
     def start(self) -> None:
         """All hosts start, or start again, at this moment, with an event each."""
+        self.stop()
         self.asked = {"GET": [], "POST": []}
-        for leader in self._leaders:
-            leader.end()
-        self._leaders, self.pages = [], []
         for number in range(HOSTS):
             state = statedir.prepare(f"{self._root}/{number}", "0" * 32)
             spool = Spool(state.spool, 1 << 30, lambda: 0)
@@ -214,6 +212,12 @@ class Fleet:
             config = Config(token="token", server_url=self._server.url)
             self.pages.append(page)
             self._leaders.append(Leadership(Post(config, state, page, dict, _no_thread)))
+
+    def stop(self) -> None:
+        """All hosts stop."""
+        for leader in self._leaders:
+            leader.end()
+        self._leaders, self.pages = [], []
 
     def run(self, seconds: float) -> None:
         """Lets so much time pass."""
@@ -245,7 +249,9 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
     random.seed(seed)
     print(f"seed {seed}")
     with contextlib.ExitStack() as stack:
-        yield Fleet(tmp_path, stack.enter_context(HttpHost()), monkeypatch)
+        fleet = Fleet(tmp_path, stack.enter_context(HttpHost()), monkeypatch)
+        stack.callback(fleet.stop)
+        yield fleet
 
 
 def test_hosts_that_return_from_an_outage_do_not_come_together(fleet: Fleet) -> None:
