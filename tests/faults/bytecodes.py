@@ -108,6 +108,8 @@ class Bytecodes:
     def _step(self, frame: FrameType) -> None:
         if self.where or (self.only and frame.f_code.co_name not in self.only):
             return
+        if frame.f_lineno is None:
+            return  # the interpreter's own, as it takes a generator down: it looks for no signal there
         self.count += 1
         if self.count == self.at:
             code = frame.f_code
