@@ -54,37 +54,7 @@ from weakref import ReferenceType, ref
 
 from hypotest import header, interrupts, platform
 from hypotest.errors import CorruptFile
-from hypotest.header import (
-    ACKNOWLEDGED,
-    COUNTERS,
-    DONE,
-    FINISHED,
-    FIRST_SEEN,
-    FULL_SIZE,
-    HEADER,
-    OFFSET,
-    ONE,
-    POSITION,
-    SMALLEST_FRAME,
-    SUFFIX,
-    Identity,
-)
-
-__all__ = [
-    "ACKNOWLEDGED",
-    "COUNTERS",
-    "DONE",
-    "FINISHED",
-    "FIRST_SEEN",
-    "FULL_SIZE",
-    "HEADER",
-    "OFFSET",
-    "ONE",
-    "POSITION",
-    "SMALLEST_FRAME",
-    "SUFFIX",
-    "Segment",
-]
+from hypotest.header import ACKNOWLEDGED, COUNTERS, DONE, FINISHED, HEADER, POSITION, SUFFIX, Identity
 
 MAX_PAYLOAD = 64 << 10
 

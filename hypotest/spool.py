@@ -18,7 +18,7 @@ from zlib import crc32
 
 from hypotest import accounts, interrupts, platform, segment
 from hypotest.errors import EventRefused
-from hypotest.header import DONE, FINISHED, OFFSET, ONE, POSITION
+from hypotest.header import DONE, FINISHED, FULL_SIZE, HEADER, OFFSET, ONE, POSITION
 from hypotest.platform import directory_size
 from hypotest.segment import MAX_PAYLOAD, Segment, Writer, pack_frame_head
 
@@ -181,9 +181,9 @@ class Spool:
         """A fresh segment in place of one that is full or was deleted. The caller holds `full`."""
         lasted = time.monotonic() - full.segment.opened
         if lasted < _QUICK:
-            self._size = min(_LARGEST, full.words[segment.FULL_SIZE] * 2)
+            self._size = min(_LARGEST, full.words[FULL_SIZE] * 2)
         elif lasted > _SLOW:
-            self._size = max(_SMALLEST, full.words[segment.FULL_SIZE] // 2)
+            self._size = max(_SMALLEST, full.words[FULL_SIZE] // 2)
         return self._open(length)
 
     def _finish(self, done: Segment) -> None:
@@ -204,7 +204,7 @@ class Spool:
         until, reason = self._refuse_until
         if reason and time.monotonic() < until:
             raise self._refusal(reason, "as a moment ago")
-        smallest = max(_SMALLEST, (segment.HEADER + length + 8 + 4095) & -4096)
+        smallest = max(_SMALLEST, (HEADER + length + 8 + 4095) & -4096)
         self._finish_abandoned()
         try:
             try:

@@ -12,7 +12,7 @@ from hypotest import accounts, backlog
 from hypotest.accounts import ACCEPTED
 from hypotest.accounts import DELIVERED as DELIVERED_SLOT
 from hypotest.backlog import DELIVERED, is_settled, survey
-from hypotest.segment import HEADER, POSITION
+from hypotest.header import HEADER, POSITION
 from hypotest.spool import Spool
 from tests.namespace import SPOOL, Namespace, drain, event, payloads, run_python, running_python
 

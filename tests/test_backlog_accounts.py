@@ -15,7 +15,7 @@ from hypotest.accounts import DELIVERED as DELIVERED_SLOT
 from hypotest.backlog import DELIVERED, Backlog, is_settled, survey
 from hypotest.control import LIVED, NAMES, SPOOL_BYTES
 from hypotest.events import is_older
-from hypotest.segment import FIRST_SEEN
+from hypotest.header import FIRST_SEEN
 from hypotest.spool import Spool
 from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, payloads, running_python
 

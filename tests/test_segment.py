@@ -13,7 +13,8 @@ import pytest
 from hypotest import header, segment
 from hypotest.accounts import ACCEPTED, DELIVERED, REFUSALS, SLOTS, drop_slot, refusal_slot
 from hypotest.errors import CorruptFile
-from hypotest.segment import COUNTERS, HEADER, MAX_PAYLOAD, OFFSET, ONE, POSITION, Segment
+from hypotest.header import COUNTERS, HEADER, OFFSET, ONE, POSITION
+from hypotest.segment import MAX_PAYLOAD, Segment
 from tests.namespace import run_python, running_python
 
 INSTANCE = bytes(range(16))

@@ -15,7 +15,8 @@ import pytest
 from hypotest import accounts, platform, segment
 from hypotest.accounts import ACCEPTED, refused
 from hypotest.errors import EventRefused
-from hypotest.segment import DONE, FINISHED, FULL_SIZE, MAX_PAYLOAD, POSITION
+from hypotest.header import DONE, FINISHED, FULL_SIZE, HEADER, ONE, POSITION
+from hypotest.segment import MAX_PAYLOAD
 from hypotest.spool import Spool
 from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, payloads, refused_by, run_python
 
@@ -279,7 +280,7 @@ def test_own_marks(home: Namespace) -> None:
     assert home.spool.own_marks() == {}
     home.spool.append(b"12345678")
     (path,) = home.spool.segments
-    assert home.spool.own_marks() == {path: segment.ONE | segment.HEADER + 16}
+    assert home.spool.own_marks() == {path: ONE | HEADER + 16}
 
 
 def test_a_killed_writer_loses_nothing(home: Namespace) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypotest import accounts, spool
 from hypotest.accounts import ACCEPTED, refused
 from hypotest.errors import EventRefused
-from hypotest.segment import FULL_SIZE
+from hypotest.header import FULL_SIZE
 from hypotest.spool import Spool
 from tests.namespace import NOTHING, SPOOL, Namespace, drain, payloads, refused_by, run_python
 

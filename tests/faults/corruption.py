@@ -24,10 +24,10 @@ from hypotest.backlog import survey
 from hypotest.config import Config
 from hypotest.control import open_control
 from hypotest.errors import CorruptFile
+from hypotest.header import HEADER, OFFSET, ONE, POSITION
 from hypotest.leader import Campaign
 from hypotest.post import Post
 from hypotest.publisher import Publisher
-from hypotest.segment import HEADER, OFFSET, ONE, POSITION
 from hypotest.snapshot import Reader
 from tests.namespace import Namespace, drain
 

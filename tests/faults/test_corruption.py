@@ -184,7 +184,7 @@ def test_a_damaged_count_invents_no_event(home: Namespace, count: int) -> None:
     """The position claims any number of events: what is counted in the end is what there was."""
     path = leftover(home)
     overwrite(path, 8 * POSITION, (count * ONE | HEADER + 3 * FRAME).to_bytes(8, "little"))
-    assert survey(home.state, NOTHING).counters[ACCEPTED] <= 3 * FRAME // segment.SMALLEST_FRAME
+    assert survey(home.state, NOTHING).counters[ACCEPTED] <= 3 * FRAME // header.SMALLEST_FRAME
     assert len(drain(home.backlog())) == 3
     assert (home.totals()[ACCEPTED], home.totals()[DELIVERED_SLOT]) == (3, 3)
 
@@ -210,7 +210,7 @@ def test_a_living_writers_segment_is_not_taken_for_finished(home: Namespace, bit
     """No flipped bit makes the leader delete a file into which its writer goes on to append."""
     home.spool.append(b"1")
     (held,) = home.spool.segments.values()
-    held.words[segment.FINISHED] ^= 1 << bit
+    held.words[header.FINISHED] ^= 1 << bit
     leader = home.backlog()
     assert payloads(drain(leader)) == [b"1"]
     home.spool.append(b"2")
