@@ -41,7 +41,7 @@ def main(*words: str) -> int:
 
 
 def _without(fault: Fault) -> tuple[bool, str]:
-    """Whether the test fails without the defence, and the last line it printed."""
+    """Whether the test fails without the defence, for its own reason, and what it said."""
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory) / "copy"
         copy.mkdir()
@@ -67,4 +67,6 @@ def _fails(copy: Path, test: str) -> tuple[bool, str]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             return False, f"no end within {_DEADLINE} s"
-        return process.returncode == _FAILED, output.strip().rpartition("\n")[2]
+        lines = output.strip().splitlines()
+        said = next((line for line in lines if line.startswith("E   ")), lines[-1] if lines else "")
+        return process.returncode == _FAILED and "NameError" not in said, said.removeprefix("E").strip()[:200]
