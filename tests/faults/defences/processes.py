@@ -22,7 +22,7 @@ FAULTS = [
         fault="Everything at once: processes and server killed, stopped and forked, the disk full, clocks wrong",
         happens="Every accepted event is counted once, and the accounts add up",
         test="tests/faults/test_chaos.py::test_a_short_run",
-        figure="5 minutes: 458 kills, 328,657 events accepted, 0 lost, 0 counted twice, 0 unexplained",
+        figure="42 minutes: 4,142 kills, 3,014,630 events accepted, 0 lost, 0 counted twice, 0 unexplained",
         removals=(
             Removal(
                 "hypotest/sender.py",
@@ -163,7 +163,7 @@ FAULTS = [
     Fault(
         fault="A process forks without hooks while a thread logs",
         happens="The child can log all the same",
-        test="tests/test_fork.py::test_a_fork_while_the_leader_logs[no hooks of logging either]",
+        test="tests/test_fork.py::test_a_fork_while_a_thread_logs[no hooks of logging either]",
         figure="0 hung",
         removals=(
             Removal(
