@@ -32,7 +32,7 @@ def configure(level: str) -> None:
     """
     try:
         handler.configure(level)
-    except Exception as error:  # noqa: BLE001 - out of descriptors, or not permitted to import: then without a log
+    except Exception as error:  # noqa: BLE001 - a logger class of the application: then without a log
         let_through(error)
 
 
