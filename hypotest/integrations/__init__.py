@@ -13,14 +13,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from hypotest import interrupts, lazy, log, runtime
+from hypotest import interrupts, log, runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-
-lazy.load("hypotest.handler")  # with logging: at load, so that no hook takes time for it
 
 
 def hook(function: Callable[..., None]) -> Callable[..., None]:
