@@ -128,8 +128,9 @@ class Script:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"hangs after: {self.output()}") from None
         self._reader.join(1)
-        assert status == 0, f"exit status {status}: {self.output()}"
-        return self.output()
+        output = self.output()
+        assert status == 0, f"exit status {status}, and at last: {output[-2000:]}\n-- all of it: {output}"
+        return output
 
     def kill(self) -> None:
         """SIGKILL, without a word."""

@@ -262,7 +262,7 @@ def _steady() -> None:
 
 def _rotates() -> None:
     # As if the segments were full, after half a minute: neither so quick that the next one doubles, nor so slow.
-    for held in runtime.current().spool.segments.values():  # type: ignore[union-attr]
+    for held in list(runtime.current().spool.segments.values()):  # type: ignore[union-attr]
         writer = held.writer and held.writer()
         if writer:
             writer.limit = 0
