@@ -327,7 +327,7 @@ def check(config: Config) -> int:
         fetched = HttpTransport(config).fetch_settings(None)
         if fetched is None:
             raise CommandFailed(2, f"{config.server_url} answered 304 to a request without an ETag")
-        document = validation.parse_document(fetched[0])
+        document = validation.parse_document(fetched[0], thorough=True)
     except (TransportError, SettingsError) as error:
         raise CommandFailed(2, f"the settings could not be fetched from {config.server_url}: {error}") from None
     for problem in document.problems:

@@ -64,7 +64,8 @@ class Document(NamedTuple):
 
     Attributes:
         records: experiment name -> record, for `settings.decode`.
-        problems: what was found on the way, in the order of the document.
+        problems: what was found on the way, in the order of the document; of an unusable entry, the first one, or
+            all if they were asked for.
         verdicts: the conditions that were read, and what is wrong with each ("" if nothing).
     """
 
@@ -73,13 +74,15 @@ class Document(NamedTuple):
     verdicts: Verdicts
 
 
-def parse_document(body: bytes, previous: Document | None = None) -> Document:
+def parse_document(body: bytes, previous: Document | None = None, *, thorough: bool = False) -> Document:
     """Read a settings document.
 
     Args:
         body: the server's answer, `{"tests": {name: entry}}`.
         previous: the document before it, if any. Conditions it has need not be read again, which is most
             of the time: a quarter of the work.
+        thorough: list all problems of an entry, not just the one that makes it unusable. Not for a poller: thousands
+            of empty entries would keep it from its work five times as long.
 
     Raises:
         SettingsError: it is no JSON, or has no object under `tests`.
@@ -90,12 +93,12 @@ def parse_document(body: bytes, previous: Document | None = None) -> Document:
     records: dict[str, bytes] = {}
     problems: list[Problem] = []
     for name, entry in tests.items():
-        found = _problems(name, entry, known, verdicts)
+        found = _problems(name, entry, known, verdicts, thorough=thorough)
         try:
             records[name] = _record(name, entry, found)
         except TypeError:  # orjson's: a lone surrogate
             if not any(problem.unusable for problem in found):
-                found.append(Problem(name, "", "its texts are not valid Unicode"))
+                found.insert(0, Problem(name, "", "its texts are not valid Unicode"))
             if _encodable(name):
                 records[name] = _record(name, None, found)
         problems += found
@@ -112,13 +115,15 @@ def validate(name: str, entry: object) -> list[Problem]:
     Returns:
         The problems, empty if there is none.
     """
-    return _problems(name, entry, {}, {})
+    return _problems(name, entry, {}, {}, thorough=True)
 
 
-def _problems(name: str, entry: object, known: Verdicts, verdicts: Verdicts) -> list[Problem]:
+def _problems(name: str, entry: object, known: Verdicts, verdicts: Verdicts, *, thorough: bool) -> list[Problem]:
     if not isinstance(entry, dict):
         return [Problem(name, "", f"expected an object with the fields of an experiment, got {_kind(entry)}")]
-    found = list(_unusable(name, entry))
+    found = _unusable(name, entry, thorough=thorough)
+    if found and not thorough:
+        return found
     if not any(problem.field in ("tag_names", _CONDITION) for problem in found):
         key = (entry[_CONDITION], tuple(entry.get("tag_names", ())))
         verdicts[key] = verdict = known[key] if key in known else _verdict(*key)
@@ -163,39 +168,49 @@ def _error(problem: Problem) -> str:
     """Give the `ht_sdk_error` of an unusable entry."""
     if problem.field == _CONDITION:
         return f"{INVALID}: {problem.message}"
-    return "settings are invalid: " + ": ".join(filter(None, (problem.field, problem.message)))
+    place = f"{problem.field}: " if problem.field else ""
+    return f"settings are invalid: {place}{problem.message}"
 
 
 def _record(name: str, entry: Any, problems: list[Problem]) -> bytes:
-    fields: dict[str, Any] = {}
     text = entry.get(_CONDITION) if isinstance(entry, dict) else None
-    fatal = next((problem for problem in problems if problem.unusable), None)
-    if fatal is not None:
-        fields["error"] = _error(fatal)
-    else:
-        fields["test_id"] = entry["test_id"]
-        fields["state"] = entry["test_state"]
-        fields["active"] = entry["test_active"]
-        fields["shares"] = entry["variants_distribution"]
-    if isinstance(text, str) and text != _TRUE:
+    fields: dict[str, Any] = {"name": name}
+    if problems and problems[0].unusable:  # these come first
+        fields["error"] = _error(problems[0])
+        if isinstance(text, str) and text not in ("", _TRUE):
+            fields["condition"] = text
+        return orjson.dumps(fields)
+    fields["test_id"] = entry["test_id"]
+    if state := entry["test_state"]:
+        fields["state"] = state
+    fields["active"] = entry["test_active"]
+    fields["shares"] = entry["variants_distribution"]
+    if text != _TRUE:
         fields["condition"] = text
-        fields["tag_names"] = entry.get("tag_names")
-    if fatal is None:
-        for field in ("override_control", "override_b"):
-            fields[field] = [item for item in entry.get(field, ()) if isinstance(item, str)]
-    else:
-        fields.pop("tag_names", None)
-    return orjson.dumps(
-        {"name": name} | {field: value for field, value in fields.items() if value not in (None, "", [])}
-    )
+        if names := entry.get("tag_names"):
+            fields["tag_names"] = names
+    for field in ("override_control", "override_b"):
+        if ids := [item for item in entry.get(field, ()) if isinstance(item, str)]:
+            fields[field] = ids
+    return orjson.dumps(fields)
 
 
 # --- what an entry may hold: each check gives a message, or "" if all is well
 
 
+_KINDS = {
+    type(None): "null",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "a text",
+    dict: "an object",
+    list: "a list",
+}
+
+
 def _kind(value: object) -> str:
-    names = {type(None): "null", bool: "true or false", str: "a text", dict: "an object", list: "a list"}
-    return names.get(type(value), "a number" if isinstance(value, (int, float)) else type(value).__name__)
+    return _KINDS.get(type(value)) or type(value).__name__
 
 
 def _test_id(value: object) -> str:
@@ -252,11 +267,18 @@ _OPTIONAL: dict[str, Callable[[object], str]] = {
 }
 
 
-def _unusable(name: str, entry: dict[str, Any]) -> Iterator[Problem]:
-    for field, check in (_REQUIRED | _OPTIONAL).items():
-        message = check(entry[field]) if field in entry else "is missing" if field in _REQUIRED else ""
+_CHECKS = [(field, check, field in _REQUIRED) for field, check in (_REQUIRED | _OPTIONAL).items()]
+
+
+def _unusable(name: str, entry: dict[str, Any], *, thorough: bool) -> list[Problem]:
+    found = []
+    for field, check, required in _CHECKS:
+        message = check(entry[field]) if field in entry else "is missing" if required else ""
         if message:
-            yield Problem(name, field, message)
+            found.append(Problem(name, field, message))
+            if not thorough:
+                break
+    return found
 
 
 def _doubts(name: str, entry: dict[str, Any]) -> Iterator[Problem]:

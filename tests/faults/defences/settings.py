@@ -156,8 +156,8 @@ FAULTS: list[Fault] = [
         (
             Removal(
                 "hypotest/validation.py",
-                "        if message:\n            yield Problem(name, field, message)",
-                "        if message and field not in _OPTIONAL:\n            yield Problem(name, field, message)",
+                "        if message:\n            found.append",
+                "        if message and field not in _OPTIONAL:\n            found.append",
             ),
         ),
     ),
