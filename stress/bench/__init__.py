@@ -1,0 +1,1 @@
+"""`python -m stress bench`: our figures, and those of our peers, of one run on one machine."""

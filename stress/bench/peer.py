@@ -1,0 +1,30 @@
+"""What all clients have in common that are compared: ours and the others'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+Call = Callable[[str], object]
+"""One decision or event, of a user's id."""
+
+
+class Peer(NamedTuple):
+    """A client that is compared.
+
+    Attributes:
+        name: of the call, as the table shows it.
+        distribution: the package on the index.
+        module: what an application imports.
+        what: what the call does.
+        make: builds the client against a sink's URL, with so many experiments (or flags), waits until it is ready, and
+            gives the call. Its first experiment is the one that is asked for.
+        configured: whether it holds the experiments itself: then its memory for many of them is compared.
+    """
+
+    name: str
+    distribution: str
+    module: str
+    what: str
+    make: Callable[[str, int], Call]
+    configured: bool = True
