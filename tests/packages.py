@@ -14,21 +14,33 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pytest
-
 FOLDER = Path(__file__).resolve().parent.parent / ".oracle"
 _PATIENCE = 120
 
 
+class Missing(Exception):
+    """They are not there, and this is why."""
+
+
 def installed(name: str, *requirements: str) -> Path:
     """The folder `name` with `requirements` in it, as pip's --target leaves them; nothing they depend on."""
+    import pytest  # others than tests look for these packages, and may not have it
+
+    try:
+        return obtained(name, *requirements)
+    except Missing as reason:
+        if os.environ.get("CI"):
+            pytest.fail(str(reason))
+        pytest.skip(str(reason))
+
+
+def obtained(name: str, *requirements: str) -> Path:
+    """The same for others than tests: where it cannot be had, `Missing`."""
     folder = FOLDER / name
     if not folder.is_dir():
         reason = _install(folder, requirements)
-        if reason and os.environ.get("CI"):
-            pytest.fail(reason)
         if reason:
-            pytest.skip(reason)
+            raise Missing(reason)
     return folder
 
 
