@@ -109,7 +109,7 @@ class Visitors:
                     data={"price": _PRICE} if path == "/buy" else None,
                     timeout=_TIMEOUT,
                 )
-            except requests.ConnectionError as error:
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 if not self.worker_was_killed:
                     raise DemoFailed(f"{method} {path}: {error}") from error
                 with self._lock:
