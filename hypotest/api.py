@@ -9,7 +9,7 @@ from hypotest import assignment, interrupts, log, runtime
 from hypotest.assignment import Decision
 from hypotest.client import Client
 from hypotest.config import parse
-from hypotest.errors import ConfigError
+from hypotest.errors import ConfigError, EventRefused
 from hypotest.health import Status, gather
 from hypotest.variant import CONTROL_VARIANT, Variant
 
@@ -105,8 +105,6 @@ def experiment(
     """
     try:
         now = runtime.current()
-        if not now.connected:
-            return assignment.offline(override)
         user = user_id if user_id is None or type(user_id) is str else _id(user_id)
         visitor = visitor_id if visitor_id is None or type(visitor_id) is str else _id(visitor_id)
         if type(experiment_name) is not str:
@@ -115,6 +113,8 @@ def experiment(
         found = reader.get(experiment_name) if reader is not None else None
         if found is not None:
             decision = assignment.decide(found, user, visitor, tags, override)
+        elif not now.connected:
+            return assignment.offline(override)
         else:
             decision = _undefined(now, user, visitor)
         if decision.error is not None and not now.trouble:
@@ -123,7 +123,9 @@ def experiment(
             else:
                 _explain(experiment_name, decision.error)
         if report_event and decision.reported:
-            now.keep(now.encoder.visit(experiment_name, decision, user, visitor, tags))
+            now.append(now.encoder.visit(experiment_name, decision, user, visitor, tags))
+    except EventRefused as refusal:
+        now.refused(refusal)
     except Exception as error:  # noqa: BLE001 - the outermost guard: the application must not notice us
         interrupts.let_through(error)
         _report("experiment", error)
@@ -144,7 +146,7 @@ def _failed(name: object, report_event: bool) -> Variant:
         if report_event:
             now = runtime.current()
             decision = assignment.undefined("internal error")
-            now.keep(now.encoder.visit(str(name), decision, None, None, None))
+            now.append(now.encoder.visit(str(name), decision, None, None, None))
     except Exception as error:  # noqa: BLE001 - reported already
         interrupts.let_through(error)
         return CONTROL_VARIANT
@@ -178,7 +180,9 @@ def kpi_event(
                 _explain(event_name, "a KPI event has neither user_id nor visitor_id")
             if value.__class__ not in _NUMBERS or value - value != 0:  # nan and inf are not 0
                 value = _number(event_name, value)
-            now.keep(now.encoder.goal(event_name, user, visitor, value, tags))
+            now.append(now.encoder.goal(event_name, user, visitor, value, tags))
+    except EventRefused as refusal:
+        now.refused(refusal)
     except Exception as error:  # noqa: BLE001 - the outermost guard
         interrupts.let_through(error)
         _refuse("kpi_event", error)
@@ -207,7 +211,9 @@ def match_user_visitor(
             visitor = visitor_id if visitor_id is None or type(visitor_id) is str else _id(visitor_id)
             if not user or not visitor:
                 _explain("match_user_visitor", "it takes both user_id and visitor_id")
-            now.keep(now.encoder.match(user, visitor, context, tags))
+            now.append(now.encoder.match(user, visitor, context, tags))
+    except EventRefused as refusal:
+        now.refused(refusal)
     except Exception as error:  # noqa: BLE001 - the outermost guard
         interrupts.let_through(error)
         _refuse("match_user_visitor", error)

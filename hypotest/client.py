@@ -180,8 +180,12 @@ class Client:
             return self._thread is not None
         return True
 
-    def keep(self, payload: bytes) -> None:
-        """Keeps one event; counts and reports a refusal."""
+    def append(self, payload: bytes) -> None:
+        """Keeps one event. As soon as nothing else is to be done at each one, this is the spool's.
+
+        Raises:
+            EventRefused: it cannot be kept; it has been counted. See `refused`.
+        """
         if self._thread is None:
             self.start()
         if self.spool is None:
@@ -189,12 +193,15 @@ class Client:
             if self.trouble == "disk" and time.monotonic() > self._built_at + _DISK_RETRY:
                 self._retire(self)  # what was wrong with the directories may have passed: the next call looks again
             return
-        try:
-            self.spool.append(payload)
-        except EventRefused as refusal:
-            # A host that is full is full for all its processes; a large event is one process's own.
-            turn = self.page.turn if self.page is not None and refusal.reason in ("spool_full", "disk") else None
-            log.limited(log.ERROR, f"refused:{refusal.reason}", "event refused: %s", refusal, turn=turn)
+        if self._thread is not None:
+            self.append = self.spool.append  # type: ignore[method-assign]
+        self.spool.append(payload)
+
+    def refused(self, refusal: EventRefused) -> None:
+        """Reports that an event was refused."""
+        # A host that is full is full for all its processes; a large event is one process's own.
+        turn = self.page.turn if self.page is not None and refusal.reason in ("spool_full", "disk") else None
+        log.limited(log.ERROR, f"refused:{refusal.reason}", "event refused: %s", refusal, turn=turn)
 
     def refuse(self, reason: str) -> None:
         """Counts an event that cannot be kept."""

@@ -6,9 +6,9 @@ holds, cyclic, deep, or raising, loses the event.
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from math import floor, isfinite
+from time import gmtime, strftime, time
 
 import orjson
 
@@ -26,6 +26,11 @@ _SDK_TAGS = {"sdk_version": VERSION, "sdk_type": SDK_TYPE}
 _NO_TAGS = b',"tags_name_value":' + orjson.dumps(_SDK_TAGS) + b"}"
 _MAX_DEPTH, _MAX_NODES = 32, 10_000
 _INT64 = 1 << 63
+_USER = b',"user_id":'
+_MATCH = b'","event_type":"match_user_visitor"'
+_GOAL_WITHOUT_ID = b',"ht_sdk_error":"goal was sent without user_id and visitor_id"'
+_MOST_KEPT, _LONGEST_KEPT = 1_000, 200
+_THREE_DIGITS = [b"%03d" % n for n in range(1000)]
 _TIME_START, _TIME_END = len(b'{"time":"'), len(b'{"time":"2026-01-01 00:00:00')
 
 dumps = orjson.dumps
@@ -36,9 +41,9 @@ class Encoder:
 
     def __init__(self, salt: str | None) -> None:
         """Takes the salt of `hash_ids`; None leaves ids as they are."""
-        self._salt = salt.encode("utf-8", "surrogatepass") if salt else None
-        self._hmac = lazy.load("hmac") if salt else None
-        self._second: tuple[int, bytes] = (0, b"")
+        self._id: Callable[[str], bytes] = _hasher(salt.encode("utf-8", "surrogatepass")) if salt else dumps
+        self._second = (0.0, b"")
+        self._goal_heads: dict[str, bytes] = {}
 
     def visit(
         self,
@@ -49,21 +54,13 @@ class Encoder:
         tags: Mapping[str, object] | None,
     ) -> bytes:
         """An exposure of wire.md's type `visit`."""
-        constant = decision.encoded
-        if constant is None:
-            constant = decision.encoded = _visit_constant(name, decision)
+        head = decision.encoded
+        if head is None:
+            head = decision.encoded = _visit_head(name, decision)
         if tags is not None or decision.override_reason:
             extra = {"override_reason": decision.override_reason} if decision.override_reason else {}
-            tail = _tags(tags, extra)
-        else:
-            tail = _NO_TAGS
-        return b'{"time":"%b%b%b,"visitor_id":%b%b' % (
-            self._now(),
-            constant,
-            b"null" if user_id is None else self._id(user_id),
-            b"null" if visitor_id is None else self._id(visitor_id),
-            tail,
-        )
+            return self._event(head, user_id, visitor_id, _tags(tags, extra))
+        return self._event(head, user_id, visitor_id, _NO_TAGS)
 
     def goal(
         self,
@@ -74,16 +71,10 @@ class Encoder:
         tags: Mapping[str, object] | None,
     ) -> bytes:
         """A KPI event of wire.md's type `goal`."""
-        error = b"" if user_id or visitor_id else b',"ht_sdk_error":"goal was sent without user_id and visitor_id"'
-        return b'{"time":"%b","event_type":"goal","goal_name":%b,"goal_value":%b%b,"user_id":%b,"visitor_id":%b%b' % (
-            self._now(),
-            _name(name),
-            _json(value),
-            error,
-            b"null" if user_id is None else self._id(user_id),
-            b"null" if visitor_id is None else self._id(visitor_id),
-            _NO_TAGS if tags is None else _tags(tags, {}),
-        )
+        head = (self._goal_heads.get(name) if type(name) is str else None) or self._goal_head(name)
+        encoded = dumps(value) if type(value) is float else _json(value)
+        ids = _USER if user_id or visitor_id else _GOAL_WITHOUT_ID + _USER
+        return self._event(head + encoded + ids, user_id, visitor_id, _NO_TAGS if tags is None else _tags(tags, {}))
 
     def match(
         self,
@@ -94,55 +85,75 @@ class Encoder:
     ) -> bytes:
         """An event of wire.md's type `match_user_visitor`."""
         given = context is not None and not (isinstance(context, str) and not context)
-        said = b',"context":%b' % _json(context) if given else b""
-        return b'{"time":"%b","event_type":"match_user_visitor"%b,"user_id":%b,"visitor_id":%b%b' % (
-            self._now(),
-            said,
-            b"null" if user_id is None else self._id(user_id),
-            b"null" if visitor_id is None else self._id(visitor_id),
-            _NO_TAGS if tags is None else _tags(tags, {}),
-        )
+        head = _MATCH + b',"context":' + _json(context) + _USER if given else _MATCH + _USER
+        return self._event(head, user_id, visitor_id, _NO_TAGS if tags is None else _tags(tags, {}))
 
-    def _id(self, value: str) -> bytes:
-        if self._hmac is not None and value:  # an empty id is none, and must not become somebody's
-            digest = self._hmac.new(self._salt, value.encode("utf-8", "surrogatepass"), "sha256")
-            return b'"%b"' % digest.hexdigest().encode()
-        try:
-            return dumps(value)
-        except TypeError as error:
-            let_through(error)
-            return _json(value)
-
-    def _now(self) -> bytes:
-        now = time.time()
-        second = int(now)
-        cached, text = self._second
-        if cached != second:
-            text = _utc(second)
+    def _event(self, head: bytes, user_id: str | None, visitor_id: str | None, tail: bytes) -> bytes:
+        now = time()
+        second, text = self._second
+        passed = now - second
+        if passed >= 1.0 or passed < 0.0:
+            second = floor(now)
+            text = b'{"time":"%b.' % _utc(second)
             self._second = (second, text)
-        return b"%b%06d" % (text, (now - second) * 1e6)
+            passed = now - second
+        micros = int(passed * 1e6)
+        try:
+            return b"".join(
+                (
+                    text,
+                    _THREE_DIGITS[micros // 1000],
+                    _THREE_DIGITS[micros % 1000],
+                    head,
+                    b"null" if user_id is None else self._id(user_id),
+                    b',"visitor_id":',
+                    b"null" if visitor_id is None else self._id(visitor_id),
+                    tail,
+                )
+            )
+        except TypeError as error:  # orjson's: a lone surrogate
+            let_through(error)
+            return self._event(head, user_id and _text(user_id), visitor_id and _text(visitor_id), tail)
+
+    def _goal_head(self, name: object) -> bytes:
+        head = b'","event_type":"goal","goal_name":%b,"goal_value":' % _json(
+            name if isinstance(name, str) else _text(name)
+        )
+        if type(name) is str and len(name) <= _LONGEST_KEPT:
+            if len(self._goal_heads) >= _MOST_KEPT:  # names made of ids: no reason to grow for ever
+                self._goal_heads.clear()
+            self._goal_heads[name] = head
+        return head
 
 
-def _utc(second: int) -> bytes:
-    return time.strftime("%Y-%m-%d %H:%M:%S.", time.gmtime(second)).encode()
+def _hasher(salt: bytes) -> Callable[[str], bytes]:
+    hmac = lazy.load("hmac")
+
+    def hashed(value: str) -> bytes:
+        if not value:  # an empty id is none, and must not become somebody's
+            return b'""'
+        digest = hmac.new(salt, value.encode("utf-8", "surrogatepass"), "sha256")
+        return b'"%b"' % digest.hexdigest().encode()
+
+    return hashed
+
+
+def _utc(second: float) -> bytes:
+    return strftime("%Y-%m-%d %H:%M:%S", gmtime(second)).encode()
 
 
 def is_older(payload: bytes, cutoff: float) -> bool:
     """Whether an event was accepted before the Unix time `cutoff`, by its own clock."""
-    return payload[_TIME_START:_TIME_END] < _utc(max(0, int(cutoff)))[:-1]
+    return payload[_TIME_START:_TIME_END] < _utc(max(0, int(cutoff)))
 
 
-def _visit_constant(name: str, decision: Decision) -> bytes:
+def _visit_head(name: str, decision: Decision) -> bytes:
     error = b"" if decision.error is None else b',"ht_sdk_error":%b' % _json(decision.error)
     return b'","event_type":"visit","variant":%b,"test_name":%b%b,"user_id":' % (
         _json(decision.recorded),
         _json(name),
         error,
     )
-
-
-def _name(value: object) -> bytes:
-    return _json(value if isinstance(value, str) else _text(value))
 
 
 def _tags(tags: Mapping[str, object] | None, extra: Mapping[str, object]) -> bytes:
@@ -153,7 +164,7 @@ def _tags(tags: Mapping[str, object] | None, extra: Mapping[str, object]) -> byt
             kind = type(value)
             if value is None or not isinstance(key, str) or (kind is str and value.lower() == "null"):
                 continue
-            clean[key] = str(value) if kind is float and not math.isfinite(value) else value
+            clean[key] = str(value) if kind is float and not isfinite(value) else value
     clean.update(extra)
     clean.update(_SDK_TAGS)
     return b',"tags_name_value":%b}' % _json(clean)
@@ -193,7 +204,7 @@ def _fit(value: object, depth: int, nodes: list[int]) -> object:  # noqa: PLR091
     if isinstance(value, int):
         return int(value) if -_INT64 <= value < 2 * _INT64 else _text(int(value))
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else _text(float(value))
+        return float(value) if isfinite(value) else _text(float(value))
     if isinstance(value, str):
         return _text(value)
     if nodes[0] < 0 or depth == 0:

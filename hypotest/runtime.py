@@ -66,10 +66,11 @@ has reused would be worse than to hold it."""
 def current() -> Client:
     """This process's client, built and started if need be."""
     here = _here
-    client = here.built.get(_CURRENT)
-    if client is not None and here.page[0] == 1:
-        return client
-    return _build()
+    try:
+        client = here.built[_CURRENT]
+    except KeyError:
+        return _build()
+    return client if here.page[0] == 1 else _build()
 
 
 def _build() -> Client:

@@ -18,7 +18,7 @@ One writer each, mapped, preallocated; named `<instance>-<number>.seg`, where in
     224     12    u32 seed | u32 size / 8 | u32 crc32 of magic, seed, instance,
                   number and size                                                   writer, once
     256     ...   frames, each at a multiple of 8:
-                  u32 length | u32 crc32(payload, seed) | payload | zeros up to the next multiple of 8
+                  u32 length | u32 murmur3(payload, seed) | payload | zeros up to the next multiple of 8
 
 An event exists from the moment the position covers it: frame first, position last, one aligned store. An exception in
 between leaves the position where it was, and the next append overwrites. Count and offset share a word so that they
@@ -48,9 +48,10 @@ import os
 import struct
 import sys
 import time
-import zlib
 from collections import deque
 from weakref import ReferenceType, ref
+
+from mmh3 import hash as murmur3
 
 from hypotest import header, interrupts, platform
 from hypotest.errors import CorruptFile
@@ -260,12 +261,12 @@ class Segment:
         """The payload of the frame at `offset` and the offset behind it; None if there is no sound frame."""
         if offset + _FRAME.size > end:
             return None
-        length, crc = _FRAME.unpack(self.map[offset : offset + _FRAME.size])
+        length, checksum = _FRAME.unpack(self.map[offset : offset + _FRAME.size])
         start = offset + _FRAME.size
         if not 0 < length <= MAX_PAYLOAD or start + length > end:
             return None
         payload = self.map[start : start + length]
-        if zlib.crc32(payload, self.seed) != crc:
+        if murmur3(payload, self.seed, False) != checksum:
             return None
         return payload, (start + length + 7) & -8
 

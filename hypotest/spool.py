@@ -14,7 +14,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
-from zlib import crc32
+
+from mmh3 import hash as murmur3
 
 from hypotest import accounts, interrupts, platform, segment
 from hypotest.errors import EventRefused
@@ -22,7 +23,7 @@ from hypotest.header import DONE, FINISHED, FULL_SIZE, HEADER, OFFSET, ONE, POSI
 from hypotest.platform import directory_size
 from hypotest.segment import MAX_PAYLOAD, Segment, Writer, pack_frame_head
 
-_SMALLEST, _LARGEST = 64 << 10, 4 << 20
+_SMALLEST, _LARGEST = 64 << 10, 2 << 20
 _QUICK, _SLOW = 10.0, 60.0
 _RETRY_AFTER = 1.0
 _PUBLISHED_FOR = 2.0
@@ -112,7 +113,8 @@ class Spool:
                     # Also where there is no other: kept open, full ones alone could fill the spool up to its cap.
                     self._finish(full.segment)
                 return
-            open_segment.map[offset:end] = pack_frame_head(length, crc32(payload, open_segment.seed)) + payload
+            frame = pack_frame_head(length, murmur3(payload, open_segment.seed, False)) + payload
+            open_segment.map[offset:end] = frame
             words[POSITION] = position + ONE + (length + 15 & -8)  # publish last
         except OSError as error:
             interrupts.let_through(error)
@@ -126,7 +128,7 @@ class Spool:
     def _put(self, target: Writer, payload: bytes) -> None:
         position = target.words[POSITION]
         offset = position & OFFSET
-        frame = pack_frame_head(len(payload), crc32(payload, target.seed)) + payload
+        frame = pack_frame_head(len(payload), murmur3(payload, target.seed, False)) + payload
         target.map[offset : offset + len(frame)] = frame
         target.words[POSITION] = position + ONE + (len(frame) + 7 & -8)  # publish last
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from hypotest import events
 from hypotest.assignment import Decision, undefined
 from hypotest.events import Encoder, is_older
 from hypotest.variant import Variant
@@ -274,7 +275,7 @@ def test_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
         (1_700_000_059.5, "2023-11-14 22:14:19.500000"),
         (1_699_999_999.25, "2023-11-14 22:13:19.250000"),
     ):
-        monkeypatch.setattr(time, "time", lambda now=now: now)
+        monkeypatch.setattr(events, "time", lambda now=now: now)
         assert strict(encoder.goal("x", "u", None, 1, None))["time"][:-1] == text[:-1]
 
 

@@ -8,6 +8,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import mmh3
 import pytest
 
 from hypotest import header, segment
@@ -29,7 +30,7 @@ def put(target: Segment, payload: bytes) -> int:
     """Append a frame as the spool does, and return where it stands."""
     position = target.words[POSITION]
     offset = position & OFFSET
-    frame = struct.pack("=II", len(payload), zlib.crc32(payload, target.seed)) + payload
+    frame = struct.pack("=II", len(payload), mmh3.hash(payload, target.seed, signed=False)) + payload
     target.map[offset : offset + len(frame)] = frame
     target.words[POSITION] = position + ONE + (len(frame) + 7 & -8)
     return offset

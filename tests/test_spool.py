@@ -92,11 +92,11 @@ def test_the_first_event_may_be_the_largest(home: Namespace) -> None:
 
 
 def test_segments_grow_while_the_process_is_busy(home: Namespace) -> None:
-    """A full segment is finished, and followed by one of twice the size, up to 4 MiB."""
+    """A full segment is finished, and followed by one of twice the size, up to 2 MiB."""
     while len(home.spool.segments) == 0 or max(held.number for held in home.spool.segments.values()) < 8:
         home.spool.append(b"x" * 60_000)
     held = files(home)
-    assert [each.words[FULL_SIZE] >> 10 for each in held] == [64, 128, 256, 512, 1024, 2048, 4096, 4096, 4096]
+    assert [each.words[FULL_SIZE] >> 10 for each in held] == [64, 128, 256, 512, 1024, 2048, 2048, 2048, 2048]
     assert [each.words[FINISHED] for each in held] == [DONE] * 8 + [0]
     assert list(home.spool.segments) == [held[-1].path]
 

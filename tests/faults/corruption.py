@@ -12,12 +12,13 @@ import random
 import signal
 import struct
 import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
+
+import mmh3
 
 from hypotest import accounts, control, leader, segment, snapshot
 from hypotest.backlog import survey
@@ -155,7 +156,7 @@ class SegmentTrial(Trial):
             payload = b'{"n":%02d,"%b":1}' % (n, b"x" * (n % 8))
             position = held.words[POSITION]
             offset = position & OFFSET
-            frame = struct.pack("=II", len(payload), zlib.crc32(payload, held.seed)) + payload
+            frame = struct.pack("=II", len(payload), mmh3.hash(payload, held.seed, signed=False)) + payload
             held.map[offset : offset + len(frame)] = frame
             held.words[POSITION] = position + ONE + (len(frame) + 7 & -8)
             self.sent[f"{INSTANCE.hex()}-7-{offset:x}"] = payload

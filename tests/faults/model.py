@@ -19,11 +19,11 @@ import re
 import shutil
 import tempfile
 import time
-import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
+import mmh3
 import orjson
 from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis import strategies as st
@@ -472,7 +472,7 @@ def whole_events(spool: Path | str) -> set[int]:
         for match in _HEAD.finditer(content, 256):
             at = match.start()
             length, crc = (int.from_bytes(content[at - size : at - size + 4], "little") for size in (8, 4))
-            if zlib.crc32(content[at : at + length], seed_of) == crc and len(content) >= at + length:
+            if mmh3.hash(content[at : at + length], seed_of, signed=False) == crc and len(content) >= at + length:
                 found.add(int(match[1]))
     return found
 

@@ -99,9 +99,18 @@ def test_no_damage_misleads_or_stops_a_reader(kind: str, damage: str) -> None:
     assert found.whole + found.partly == found.cases
 
 
+class _Any(int):
+    """A checksum that fits all."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __ne__(self, _: object) -> bool:
+        return False
+
+
 def test_the_sweep_sees_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that believes what it finds, one that hangs and one that is killed are each told."""
-    monkeypatch.setattr(segment.zlib, "crc32", lambda *_: 0)
+    monkeypatch.setattr(segment, "murmur3", lambda *_: _Any())
     assert sweep("segment", "flipped bits", offset=8 * (HEADER + 8), stride=64).wrong
     monkeypatch.undo()
     with monkeypatch.context() as patch:

@@ -18,11 +18,10 @@ FAULTS: list[Fault] = [
         (
             Removal(
                 "hypotest/spool.py",
-                "            open_segment.map[offset:end] = pack_frame_head(length, crc32(payload, open_segment.seed))"
-                " + payload\n            words[POSITION] = position + ONE + (length + 15 & -8)  # publish last\n",
+                "            open_segment.map[offset:end] = frame\n"
+                "            words[POSITION] = position + ONE + (length + 15 & -8)  # publish last\n",
                 "            words[POSITION] = position + ONE + (length + 15 & -8)\n"
-                "            open_segment.map[offset:end] = pack_frame_head(length, crc32(payload, open_segment.seed))"
-                " + payload\n",
+                "            open_segment.map[offset:end] = frame\n",
             ),
         ),
     ),
