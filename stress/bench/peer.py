@@ -20,6 +20,7 @@ class Peer(NamedTuple):
         make: builds the client against a sink's URL, with so many experiments (or flags), waits until it is ready, and
             gives the call. Its first experiment is the one that is asked for.
         configured: whether it holds the experiments itself: then its memory for many of them is compared.
+        settle: waits until what was reported is delivered: between the rounds, outside of what is timed.
     """
 
     name: str
@@ -28,3 +29,4 @@ class Peer(NamedTuple):
     what: str
     make: Callable[[str, int], Call]
     configured: bool = True
+    settle: Callable[[], object] | None = None

@@ -1,0 +1,39 @@
+"""What a call costs the application that makes it, beside those of other clients: medians of interleaved rounds."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from importlib.util import find_spec
+from statistics import median
+from typing import TYPE_CHECKING
+
+from stress.bench import ours, peers
+from stress.bench.contender import ALL, FLOOR, Contender
+from stress.bench.row import Row, at_most
+from stress.bench.sink import Sink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+YARDSTICK = "eppo-server-sdk"
+_ROUNDS = 15
+_CALLS = 10_000
+_BARS = {"experiment(report_event=False)": 0.5, "experiment()": 1.0, "kpi_event()": 1.0}
+
+
+def measure() -> Iterator[Row]:
+    """All of them, those that are installed."""
+    there = [FLOOR, *ours.OURS, *(peer for peer in peers.PEERS if find_spec(peer.module))]
+    with Sink() as sink, ExitStack() as stack:
+        running = {peer.name: stack.enter_context(Contender(peer.name, sink.url)) for peer in there}
+        took: dict[str, list[float]] = {name: [] for name in running}
+        for _ in range(_ROUNDS):
+            for name, contender in running.items():
+                took[name].append(contender.measure(_CALLS))
+    base = median(took[YARDSTICK]) if YARDSTICK in took else None
+    for name, each in took.items():
+        cost = median(each)
+        ratio = cost / base if base else None
+        bar = _BARS.get(name)
+        held = at_most(ratio, bar, f"<= {bar} x Eppo") if bar and ratio else {}
+        yield Row("calls", f"{name}: {ALL[name].what}", cost, "us", YARDSTICK if base else "", ratio, **held)
