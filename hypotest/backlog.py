@@ -50,12 +50,51 @@ class _Source:
 
 
 @dataclass
-class Batch:
-    """Claimed events, in order: `events[i]` is (event id, payload)."""
+class _Part:
+    """What of a batch is of one segment.
 
-    events: list[tuple[str, bytes]] = field(default_factory=list)
-    parts: list[tuple[_Source, list[int]]] = field(default_factory=list)
+    Attributes:
+        settled: how many of its frames were settled before.
+        offsets: where the claimed ones are.
+        payloads: and what they hold.
+    """
+
+    source: _Source
+    settled: int
+    offsets: list[int] = field(default_factory=list)
+    payloads: list[bytes] = field(default_factory=list)
+
+    def ids(self) -> list[str]:
+        """The ids of the events."""
+        held = self.source.segment
+        each = f"{held.instance}-{held.number:x}-%x\n"
+        return (each * len(self.offsets) % tuple(self.offsets)).split()  # one by one takes twice as long
+
+    def mark(self, n: int) -> int:
+        """The segment's acknowledged position once the first `n` of them are settled."""
+        return (self.settled + n) * ONE | self.offsets[n - 1] + len(self.payloads[n - 1]) + 15 & -8
+
+
+@dataclass
+class Batch:
+    """Claimed events, in order.
+
+    Attributes:
+        ids: the id of each event.
+        payloads: and what it says.
+        parts: the same by segment.
+        size: of the payloads, in bytes.
+    """
+
+    ids: list[str] = field(default_factory=list)
+    payloads: list[bytes] = field(default_factory=list)
+    parts: list[_Part] = field(default_factory=list)
     size: int = 0
+
+    @property
+    def events(self) -> list[tuple[str, bytes]]:
+        """Id and payload of each event."""
+        return list(zip(self.ids, self.payloads, strict=True))
 
 
 class Backlog:
@@ -194,41 +233,54 @@ class Backlog:
         """The next unsettled events of all segments, in turn. Nothing changes on disk but expired events' accounts."""
         batch = Batch()
         for path, source in list(self._sources.items()):
-            marks = self._take(source, batch, max_events, max_bytes)
-            if marks:
-                batch.parts.append((source, marks))
+            if self._take(source, batch, max_events, max_bytes):
                 self._sources[path] = self._sources.pop(path)  # to the end: no busy writer keeps the others waiting
-            if len(batch.events) >= max_events or batch.size >= max_bytes:
+            if len(batch.ids) >= max_events or batch.size >= max_bytes:
                 break
         return batch
 
-    def _take(self, source: _Source, batch: Batch, max_events: int, max_bytes: int) -> list[int]:
+    def _take(self, source: _Source, batch: Batch, max_events: int, max_bytes: int) -> bool:
+        """Adds what waits in a segment to a batch; returns whether there was any."""
         held = source.segment
-        marks: list[int] = []
         orphan = source.is_orphan()  # before the position is read: what it covers then is all there will be
         settled, end = held.acknowledged(), self._end(source)
-        offset, count = settled & OFFSET, settled >> 40
+        offset = settled & OFFSET
+        part = _Part(source, settled >> 40)
         ageing = self._control.words[LIVED] + 1 - held.words[FIRST_SEEN] >= self._max_age
-        prefix = f"{held.instance}-{held.number:x}-"
-        while offset < end and len(batch.events) < max_events and batch.size < max_bytes:
-            frame = held.read(offset, end)
-            if frame is None:
+        left, room = max_events - len(batch.ids), max_bytes - batch.size
+        while offset < end and left > 0 and room > 0:
+            if ageing and not part.offsets:
+                offset = self._drop_expired(part, offset, end)
+                if offset >= end:
+                    break
+            offsets, payloads = held.frames(offset, end, left, room)
+            if not offsets:
                 if not orphan and not self._out_of_patience(source):
                     break
                 offset = held.next_sound(offset, end)
                 continue
             source.unsound_since = None
-            payload, behind = frame
-            count += 1
-            if ageing and not marks and self._expired(payload):
-                held.count(accounts.drop_slot("age"))
-                held.acknowledge(count * ONE | behind)
-            else:
-                batch.events.append((f"{prefix}{offset:x}", payload))
-                batch.size += len(payload)
-                marks.append(count * ONE | behind)
-            offset = behind
-        return marks
+            part.offsets += offsets
+            part.payloads += payloads
+            offset = offsets[-1] + len(payloads[-1]) + 15 & -8
+            left -= len(offsets)
+            room -= sum(map(len, payloads))
+        batch.size = max_bytes - room
+        if part.offsets:
+            batch.ids += part.ids()
+            batch.payloads += part.payloads
+            batch.parts.append(part)
+        return bool(part.offsets)
+
+    def _drop_expired(self, part: _Part, offset: int, end: int) -> int:
+        """Settles, as dropped, the events from `offset` on that are too old; returns where the first other one is."""
+        held = part.source.segment
+        while (frame := held.read(offset, end)) and self._expired(frame[0]):
+            offset = frame[1]
+            part.settled += 1
+            held.count(accounts.drop_slot("age"))
+            held.acknowledge(part.settled * ONE | offset)
+        return offset
 
     def _end(self, source: _Source) -> int:
         # After a power cut the position may be older than the frames: an orphan is read to the end of its file.
@@ -260,17 +312,18 @@ class Backlog:
             How many were settled.
         """
         settled = at = 0
-        for source, marks in batch.parts if not self._closed else ():
-            part = fates[at : at + len(marks)]
-            events = batch.events[at : at + len(marks)]
-            at += len(marks)
-            decided = part.index(None) if None in part else len(part)
-            for (event_id, payload), fate in zip(events[:decided], part, strict=False):
-                if fate:
-                    self._quarantine(event_id, payload, fate)
-                    source.segment.count(accounts.drop_slot(fate))
-            if decided and source.segment.acknowledged() < marks[decided - 1]:
-                source.segment.acknowledge(marks[decided - 1])
+        for part in batch.parts if not self._closed else ():
+            held, begin = part.source.segment, at
+            at += len(part.offsets)
+            own = fates[begin:at]
+            decided = own.index(None) if None in own else len(own)
+            if any(own):
+                for n, fate in enumerate(own[:decided], begin):
+                    if fate:
+                        self._quarantine(batch.ids[n], batch.payloads[n], fate)
+                        held.count(accounts.drop_slot(fate))
+            if decided and held.acknowledged() < part.mark(decided):
+                held.acknowledge(part.mark(decided))
             settled += decided
         return settled
 

@@ -15,8 +15,6 @@ MAX_EVENTS = 1000
 MAX_BYTES = 512 << 10
 _PROBES = 32
 
-_Event = tuple[str, bytes]
-
 
 class Sender:
     """Delivers the backlog to the server."""
@@ -35,17 +33,17 @@ class Sender:
             TransportError: nothing of the batch was acknowledged. It stays where it is.
         """
         batch = self._backlog.claim(MAX_EVENTS, MAX_BYTES)
-        if not batch.events:
+        if not batch.ids:
             return 0
         try:
-            self._send(batch.events)
+            self._send(batch.ids, batch.payloads)
         except (PayloadTooLarge, PayloadRejected) as refusal:
             return self._settle_parts(batch, refusal)
-        return self._backlog.settle(batch, [DELIVERED] * len(batch.events))
+        return self._backlog.settle(batch, [DELIVERED] * len(batch.ids))
 
     def _settle_parts(self, batch: Batch, refusal: TransportError) -> int:
         """Finds what of a refused batch passes. What is refused alone, while another part passes, is poison."""
-        parts = _Parts(batch.events, self._send)
+        parts = _Parts(batch, self._send)
         try:
             parts.bisect()
         except TransportError as error:
@@ -62,12 +60,18 @@ class Sender:
             )
         return self._backlog.settle(batch, parts.fates)
 
-    def _send(self, events: list[_Event]) -> None:
-        ids = [event_id for event_id, _ in events]
-        body = b'{"events":[%b]}' % b",".join(
-            [b'{"event_id":"%b",%b' % (event_id.encode(), payload[1:]) for event_id, payload in events]
-        )
-        self._transport.send_events(body, hashlib.sha256("\n".join(ids).encode()).hexdigest())
+    def _send(self, ids: list[str], payloads: list[bytes]) -> None:
+        self._transport.send_events(_body(ids, payloads), hashlib.sha256("\n".join(ids).encode()).hexdigest())
+
+
+def _body(ids: list[str], payloads: list[bytes]) -> bytes:
+    """The events, each with its id in front."""
+    pieces = [b""] * (2 * len(ids))
+    pieces[::2] = [f',{{"event_id":"{event_id}",'.encode() for event_id in ids]
+    pieces[1::2] = [payload[1:] for payload in payloads]
+    pieces[0] = b'{"events":[' + pieces[0][1:]
+    pieces.append(b"]}")
+    return b"".join(pieces)  # at once: each copy of it takes as long as a hundred events
 
 
 class _Parts:
@@ -78,10 +82,10 @@ class _Parts:
         refused_alone: the events that were refused in a request of their own.
     """
 
-    def __init__(self, events: list[_Event], send: Callable[[list[_Event]], None]) -> None:
-        self._events = events
+    def __init__(self, batch: Batch, send: Callable[[list[str], list[bytes]], None]) -> None:
+        self._batch = batch
         self._send = send
-        self.fates: list[Fate] = [None] * len(events)
+        self.fates: list[Fate] = [None] * len(batch.ids)
         self.refused_alone: set[int] = set()
 
     def bisect(self) -> None:
@@ -90,7 +94,7 @@ class _Parts:
         Raises:
             TransportError: the server does not answer, or seems to refuse everything.
         """
-        spans = _halves(0, len(self._events))
+        spans = _halves(0, len(self.fates))
         while spans:
             low, high = spans.pop()
             refusal = self._refusal(range(low, high))
@@ -103,7 +107,7 @@ class _Parts:
     def _any_passes(self) -> bool:
         # To bisect 1000 events that are all refused would take 2000 requests at each attempt. Drawn at random, so that
         # a few good ones are found in one of the next attempts.
-        drawn = random.sample(range(len(self._events)), min(_PROBES, len(self._events)))
+        drawn = random.sample(range(len(self.fates)), min(_PROBES, len(self.fates)))
         return any(self._refusal([index]) is None for index in drawn if index not in self.refused_alone)
 
     def _refusal(self, indices: Iterable[int]) -> TransportError | None:
@@ -112,7 +116,8 @@ class _Parts:
         if not open_ones:
             return None
         try:
-            self._send([self._events[index] for index in open_ones])
+            ids, payloads = self._batch.ids, self._batch.payloads
+            self._send([ids[index] for index in open_ones], [payloads[index] for index in open_ones])
         except (PayloadTooLarge, PayloadRejected) as refusal:
             if len(open_ones) == 1:
                 self.refused_alone.add(open_ones[0])

@@ -86,7 +86,7 @@ def test_events_of_ours_at_a_real_server(home: Namespace, tmp_path: Path) -> Non
     with ServerProcess(tmp_path) as server:
         first = sender(home, server.url, server.token)
         batch = first._backlog.claim(MAX_EVENTS, MAX_BYTES)
-        first._send(batch.events)  # and dies before it settles
+        first._send(batch.ids, batch.payloads)  # and dies before it settles
         second = sender(home, server.url, server.token)
         while second.drain_once():
             second._backlog.scan()

@@ -77,7 +77,7 @@ FAULTS: list[Fault] = [
         "the next leader sends what was not noted again, under the same ids: the server counts each once",
         f"{_KILLED}[acknowledge]",
         "35 kills",
-        (Removal("hypotest/backlog.py", "{prefix}{offset:x}", "{prefix}{time.monotonic_ns():x}"),),
+        (Removal("hypotest/backlog.py", "-{held.number:x}-%x", "-{time.monotonic_ns():x}-%x"),),
     ),
     Fault(
         "the leader is killed after it counted a finished segment and before it deleted it",

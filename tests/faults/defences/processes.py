@@ -26,9 +26,9 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/sender.py",
-                "        try:\n            self._send(batch.events)\n",
-                "        self._backlog.settle(batch, [DELIVERED] * len(batch.events))\n"
-                "        try:\n            self._send(batch.events)\n",
+                "        try:\n            self._send(batch.ids, batch.payloads)\n",
+                "        self._backlog.settle(batch, [DELIVERED] * len(batch.ids))\n"
+                "        try:\n            self._send(batch.ids, batch.payloads)\n",
             ),
         ),
     ),

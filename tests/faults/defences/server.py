@@ -168,6 +168,8 @@ FAULTS: list[Fault] = [
         happens="The batch is sent again with the same ids, and counts once",
         test="tests/test_sender.py::test_events_of_ours_at_a_real_server",
         figure="2,500 events, 1,000 of them sent twice, each counted once",
-        removals=(Removal("hypotest/backlog.py", 'f"{prefix}{offset:x}"', 'f"{os.urandom(8).hex()}-{offset:x}"'),),
+        removals=(
+            Removal("hypotest/backlog.py", 'f"{held.instance}-{held.number:x}-%x', 'f"{os.urandom(8).hex()}-%x'),
+        ),
     ),
 ]
