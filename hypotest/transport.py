@@ -152,6 +152,7 @@ class HttpTransport:
         self._session.auth = _BearerToken(config.token or "")
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))  # none is kept or sent
         self._session.trust_env = config.server_url.startswith("https:") or not _is_loopback(config.server_url)
+        self._prepared: dict[str, requests.PreparedRequest] = {}
         self._session.headers.update(
             {
                 "User-Agent": f"hypotest-{SDK_TYPE}-sdk/{VERSION}",
@@ -200,14 +201,16 @@ class HttpTransport:
         if not (url.startswith("https:") or self._config.allow_http or _is_loopback(url)):
             raise TransportError(f"{url} is not https; allow_http=True or HT_ALLOW_HTTP=true permits it all the same")
         try:
-            with self._session.request(
-                method,
-                url + path,
-                headers=headers,
-                data=data,
+            request = self._prepare(method, url + path)
+            request.headers.update(headers)
+            if data is not None:
+                request.prepare_body(data, None)
+            settings = self._session.merge_environment_settings(request.url, {}, True, None, None)
+            with self._session.send(
+                request,
                 timeout=self._timeout,
                 allow_redirects=False,
-                stream=True,
+                **settings,
             ) as response:
                 body = self._read(response, cap)
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
@@ -218,6 +221,13 @@ class HttpTransport:
         said = f"{response.reason}: {body[:_MAX_BODY_SEARCHED].decode('utf-8', 'replace')}"
         _raise_for_status(response, f"HTTP {response.status_code} {self._shown(said)}")
         return response.status_code, body, response.headers
+
+    def _prepare(self, method: str, url: str) -> requests.PreparedRequest:
+        """A request without its body, which takes requests a third of the time of sending one to prepare."""
+        kept = self._prepared.get(url)
+        if kept is None:
+            kept = self._prepared[url] = self._session.prepare_request(requests.Request(method, url))
+        return kept.copy()
 
     def _read(self, response: requests.Response, cap: int) -> bytes:
         """The body, unpacked, at most `cap` bytes.

@@ -84,7 +84,7 @@ FAULTS = [
         "no token is shown, events wait, and one line says why",
         f"{_TLS}::test_a_bad_certificate",
         "4 kinds, 0 requests",
-        (Removal("hypotest/transport.py", "allow_redirects=False,", "allow_redirects=False, verify=False,"),),
+        (Removal("hypotest/transport.py", "**settings,", "**settings | {'verify': False},"),),
     ),
     Fault(
         "the server redirects to plain HTTP or to another host",
