@@ -34,11 +34,16 @@ DELIVERED = ""
 
 @dataclass
 class _Source:
-    """A segment as the leader sees it."""
+    """A segment as the leader sees it.
+
+    Attributes:
+        exhausted: whether it is an orphan in which nothing was left to claim.
+    """
 
     segment: Segment
     own: bool
     orphan: bool = False
+    exhausted: bool = False
     unsound_since: float | None = None
 
     def is_orphan(self) -> bool:
@@ -165,8 +170,10 @@ class Backlog:
         for path, source in list(self._sources.items()):
             if not os.fstat(source.segment.fd).st_nlink:
                 del self._sources[path]  # deleted by somebody else: a living writer gives it up and counts it as lost
-            elif source.is_orphan() and not self._next_offset(source):
-                self._retire(path, source)
+            elif source.is_orphan():
+                source.exhausted = not self._next_offset(source)
+                if source.exhausted:
+                    self._retire(path, source)
 
     def _finish_retirement(self) -> None:
         # A leader may have died between a fold and its unlink, or a power cut have undone that. First of all: folds of
@@ -241,6 +248,8 @@ class Backlog:
 
     def _take(self, source: _Source, batch: Batch, max_events: int, max_bytes: int) -> bool:
         """Adds what waits in a segment to a batch; returns whether there was any."""
+        if source.exhausted:
+            return False
         held = source.segment
         orphan = source.is_orphan()  # before the position is read: what it covers then is all there will be
         settled, end = held.acknowledged(), self._end(source)
@@ -266,6 +275,7 @@ class Backlog:
             left -= len(offsets)
             room -= sum(map(len, payloads))
         batch.size = max_bytes - room
+        source.exhausted = orphan and offset >= end and not part.offsets
         if part.offsets:
             batch.ids += part.ids()
             batch.payloads += part.payloads

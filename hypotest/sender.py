@@ -69,7 +69,7 @@ def _body(ids: list[str], payloads: list[bytes]) -> bytes:
     pieces = [b""] * (2 * len(ids))
     pieces[::2] = [f',{{"event_id":"{event_id}",'.encode() for event_id in ids]
     pieces[1::2] = [payload[1:] for payload in payloads]
-    pieces[0] = b'{"events":[' + pieces[0][1:]
+    pieces[0] = b'{"events":[' + pieces[0].removeprefix(b",")
     pieces.append(b"]}")
     return b"".join(pieces)  # at once: each copy of it takes as long as a hundred events
 

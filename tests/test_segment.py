@@ -121,6 +121,36 @@ def test_a_damaged_frame_is_none(tmp_path: Path) -> None:
     assert held.read(offset, offset + 7) is None
 
 
+@MODES
+def test_frames_that_follow_one_another(tmp_path: Path, mapped: bool) -> None:
+    """What is read at once is what is read one by one: within its limits, and up to a frame that is not sound."""
+    held = create(tmp_path, size=1 << 20, mapped=mapped)
+    sent = [bytes([65 + n % 26]) * size for n, size in enumerate((1, 8, 60_000, 64 << 10, 3, 64 << 10, 64 << 10, 5))]
+    offsets = [put(held, payload) for payload in sent]
+    end = held.words[POSITION] & OFFSET
+
+    def read(offset: int, most: int = 1000, room: int = 1 << 20) -> list[bytes]:
+        found, payloads = held.frames(offset, end, most, room)
+        assert found == offsets[offsets.index(offset) :][: len(found)]
+        return payloads
+
+    found: list[bytes] = []
+    while len(found) < len(sent):  # no block holds all of them
+        more = read(offsets[len(found)])
+        assert more
+        found += more
+    assert found == sent
+    assert read(HEADER, most=2) == sent[:2]
+    assert read(HEADER, most=0) == read(HEADER, room=0) == []
+    assert read(HEADER, room=offsets[1] - HEADER) == sent[:1]
+    assert read(HEADER, room=offsets[1] - HEADER + 1) == sent[:2]
+    assert held.frames(offsets[-1], end - 8, 1000, 1 << 20) == ([], [])
+    held.map[offsets[1] + 8 : offsets[1] + 9] = b"!"
+    assert read(HEADER) == sent[:1]
+    assert read(offsets[1]) == []
+    assert held.frames(end, 1 << 20, 1000, 1 << 20) == ([], [])
+
+
 def test_next_sound_finds_what_follows(tmp_path: Path) -> None:
     """After damage, however long, the next good frame is found; after the last there is none."""
     held = create(tmp_path, size=1 << 20)

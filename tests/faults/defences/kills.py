@@ -66,9 +66,8 @@ FAULTS: list[Fault] = [
         (
             Removal(
                 "hypotest/backlog.py",
-                "                marks.append(count * ONE | behind)",
-                "                marks.append(count * ONE | behind)\n"
-                "                held.acknowledge(count * ONE | behind)",
+                "            batch.parts.append(part)\n",
+                "            batch.parts.append(part)\n            held.acknowledge(part.mark(len(part.offsets)))\n",
             ),
         ),
     ),

@@ -48,7 +48,7 @@ FAULTS: list[Fault] = [
         "the events are sent again with the ids they had, whatever else is lost: the server counts them once",
         _TEST + "an_acknowledgement_that_is_lost_resends_the_same_ids",
         "52 cuts, 40 events: 0 under a second id",
-        (Removal(_BACKLOG, 'f"{prefix}{offset:x}"', 'f"{prefix}{count:x}"'),),
+        (Removal(_BACKLOG, "tuple(self.offsets)", "tuple(range(self.settled, self.settled + len(self.offsets)))"),),
     ),
     Fault(
         "The power fails while the totals are written, half of a sector old and half new",
