@@ -171,7 +171,8 @@ class Backlog:
             if not os.fstat(source.segment.fd).st_nlink:
                 del self._sources[path]  # deleted by somebody else: a living writer gives it up and counts it as lost
             elif source.is_orphan():
-                source.exhausted = not self._next_offset(source)
+                with contextlib.suppress(OSError):
+                    source.exhausted = not self._next_offset(source)
                 if source.exhausted:
                     self._retire(path, source)
 
@@ -240,8 +241,9 @@ class Backlog:
         """The next unsettled events of all segments, in turn. Nothing changes on disk but expired events' accounts."""
         batch = Batch()
         for path, source in list(self._sources.items()):
-            if self._take(source, batch, max_events, max_bytes):
-                self._sources[path] = self._sources.pop(path)  # to the end: no busy writer keeps the others waiting
+            with contextlib.suppress(OSError):  # one that cannot be read keeps no other from being sent
+                if self._take(source, batch, max_events, max_bytes):
+                    self._sources[path] = self._sources.pop(path)  # to the end: no busy writer keeps the others waiting
             if len(batch.ids) >= max_events or batch.size >= max_bytes:
                 break
         return batch

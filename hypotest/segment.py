@@ -67,6 +67,18 @@ _ZEROS = bytes(_BLOCK)
 pack_frame_head = _FRAME.pack
 
 
+def _pread(fd: int, size: int, offset: int) -> bytes:
+    """What a file has there: less than `size` only at its end.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found = os.pread(fd, size, offset)
+    if len(found) != size and os.fstat(fd).st_size >= offset + size:
+        raise OSError(errno.EIO, "short read")  # what is there must not be taken for damaged, or for zeros
+    return found
+
+
 class _FileBytes:
     """The slices of a file, by pread and pwrite: what a mapping is elsewhere, without its SIGBUS on a full disk."""
 
@@ -79,10 +91,8 @@ class _FileBytes:
 
     def __getitem__(self, part: slice) -> bytes:
         wanted = part.stop - part.start
-        found = os.pread(self._fd, wanted, part.start)
+        found = _pread(self._fd, wanted, part.start)
         if len(found) != wanted:
-            if os.fstat(self._fd).st_size >= part.stop:
-                raise OSError(errno.EIO, "short read")  # a zero in its place would be taken for the position
             found = found.ljust(wanted, b"\0")
         return found
 
@@ -109,6 +119,9 @@ class _FileWords:
 
 class Segment:
     """An open segment, of its writer or of the leader.
+
+    Frames are written through the mapping and read by `pread`: what a leader looks at in a mapping counts as memory of
+    its process, up to 2 MiB for each file.
 
     Attributes:
         name: the file's name without directory and suffix.
@@ -263,11 +276,11 @@ class Segment:
         """The payload of the frame at `offset` and the offset behind it; None if there is no sound frame."""
         if offset + _FRAME.size > end:
             return None
-        length, checksum = _FRAME.unpack(self.map[offset : offset + _FRAME.size])
+        length, checksum = _FRAME.unpack(_pread(self.fd, _FRAME.size, offset).ljust(_FRAME.size, b"\0"))
         start = offset + _FRAME.size
         if not 0 < length <= MAX_PAYLOAD or start + length > end:
             return None
-        payload = self.map[start : start + length]
+        payload = _pread(self.fd, length, start)
         if murmur3(payload, self.seed, False) != checksum:
             return None
         return payload, (start + length + 7) & -8
@@ -275,8 +288,7 @@ class Segment:
     def frames(self, offset: int, end: int, most: int, room: int) -> tuple[list[int], list[bytes]]:
         """The sound frames that follow one another from `offset` on: their offsets and payloads.
 
-        By `read`, each would cost three times as much. And not through the mapping: pages that were looked at there
-        count as memory of this process, 4 MiB for each file.
+        By `read`, each would cost three times as much.
 
         Args:
             offset: of the first.
@@ -284,17 +296,17 @@ class Segment:
             most: frames; it may be fewer although more follow.
             room: bytes; the last frame begins within them.
         """
-        block = os.pread(self.fd, min(end - offset, _READ), offset)
+        block = _pread(self.fd, min(end - offset, _READ), offset)
         offsets: list[int] = []
         payloads: list[bytes] = []
-        seed, unpack, crc32 = self.seed, _FRAME.unpack_from, zlib.crc32
+        seed, unpack, digest = self.seed, _FRAME.unpack_from, murmur3
         at, stop = 0, min(room, len(block) - _FRAME.size + 1)
         for _ in range(most):
             if at >= stop:
                 break
-            length, crc = unpack(block, at)
+            length, checksum = unpack(block, at)
             payload = block[at + 8 : at + 8 + length]
-            if crc32(payload, seed) != crc or not payload:  # or it goes on behind the block
+            if digest(payload, seed, False) != checksum or not payload:  # or it goes on behind the block
                 break
             offsets.append(offset + at)
             payloads.append(payload)
@@ -306,10 +318,10 @@ class Segment:
         offset += 8
         while offset < end:
             block = min(_BLOCK, end - offset)
-            data = self.map[offset : offset + block]
+            data = _pread(self.fd, block, offset)
             if data != _ZEROS[:block]:
                 # By the lengths first: to try each place would take seconds where a large file is full of garbage.
-                lengths = memoryview(data[: block & -8]).cast("I")[::2]
+                lengths = memoryview(data[: len(data) & -8]).cast("I")[::2]
                 for at, length in enumerate(lengths):
                     if 0 < length <= MAX_PAYLOAD and self.read(offset + 8 * at, end) is not None:
                         return offset + 8 * at
