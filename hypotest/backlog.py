@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from hypotest import accounts, header, interrupts, log, platform, segment
+from hypotest import accounts, header, log, platform, segment
 from hypotest.control import LIVED, NAMES, ControlPage
 from hypotest.control import SPOOL_BYTES as SPOOL_BYTES_WORD
 from hypotest.errors import CorruptFile
@@ -491,54 +490,3 @@ def _least(size: int) -> int:
 
 def _shown(path: str) -> str:
     return log.shown(os.path.basename(path))
-
-
-class Survey(NamedTuple):
-    """The spool as any process can see it.
-
-    Attributes:
-        counters: the accounts of all segments that still have a file.
-        size: their bytes.
-        marks: the position of each, by path.
-    """
-
-    counters: list[int]
-    size: int
-    marks: dict[str, int]
-
-
-def survey(state: StateDir, own: Mapping[str, Segment], without: Collection[str] = ()) -> Survey:
-    """Looks at the spool of a namespace; changes nothing.
-
-    Args:
-        state: the namespace's directory.
-        own: the open segments of this process's own writer, by path.
-        without: the names of segments to leave out, whose counts are in the totals already.
-    """
-    rows, size, marks = [], 0, {}
-    with interrupts.suppress(FileNotFoundError), os.scandir(state.spool) as entries:
-        for entry in entries:
-            name = entry.name.removesuffix(SUFFIX)
-            if name == entry.name or name in without:
-                continue
-            with interrupts.suppress(FileNotFoundError, CorruptFile, ValueError):
-                held = own.get(entry.path)
-                if held is not None:
-                    position, counters = held.position(), held.counters()
-                else:
-                    position, _, counters = segment.peek(entry.path)
-                rows.append(counters)
-                marks[entry.path] = position
-                size += entry.stat().st_size
-    return Survey(accounts.add(rows), size, marks)
-
-
-def is_settled(path: str, position: int, own: Mapping[str, Segment]) -> bool:
-    """Whether the events of a segment up to `position` are settled; a segment without a file is."""
-    held = own.get(path)
-    try:
-        acknowledged = held.acknowledged() if held is not None else segment.peek(path)[1]
-    except OSError as error:
-        interrupts.let_through(error)
-        return isinstance(error, FileNotFoundError)
-    return acknowledged >> 40 >= position >> 40

@@ -223,10 +223,10 @@ class Client:
         if self.spool is None or self.state is None or self.page is None:
             return 0
         deadline = time.monotonic() + timeout
-        backlog = lazy.load_within("hypotest.backlog", timeout)
-        if backlog is None:  # nobody knows
+        look = lazy.load_within("hypotest.survey", timeout)
+        if look is None:  # nobody knows
             return len(self.spool.segments) if own_only else 1
-        marks = backlog.survey(self.state, self.spool.segments).marks
+        marks = look.survey(self.state, self.spool.segments).marks
         if own_only:
             marks = {path: mark for path, mark in marks.items() if self.spool.instance in path}
         kick_at = 0.0
@@ -235,7 +235,7 @@ class Client:
                 self.page.kick()
                 kick_at = time.monotonic() + _KICK_EVERY
             own = self.spool.segments
-            marks = {path: mark for path, mark in marks.items() if not backlog.is_settled(path, mark, own)}
+            marks = {path: mark for path, mark in marks.items() if not look.is_settled(path, mark, own)}
             if not marks or time.monotonic() >= deadline:
                 return len(marks)
             time.sleep(min(_POLL, max(0.0, deadline - time.monotonic())))

@@ -14,12 +14,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from hypotest import backlog, control, explanation, log, report, runtime, segment, settings, statedir, validation
+from hypotest import control, explanation, log, report, runtime, segment, settings, statedir, validation
 from hypotest.client import Client
 from hypotest.config import Config
 from hypotest.errors import HypotestError, SettingsError, StorageError, TransportError
 from hypotest.health import gather
 from hypotest.onlooker import Onlooker
+from hypotest.survey import survey
 
 _POLL = 0.02
 _KICK_EVERY = 1.0
@@ -133,7 +134,7 @@ def _drained(
     Raises:
         CommandFailed: something is left.
     """
-    marks = backlog.survey(state, {}).marks
+    marks = survey(state, {}).marks
     pending = left = _left(marks)
     if not pending:
         return "nothing is pending"

@@ -134,13 +134,13 @@ def _leader_config(said: str) -> dict[str, Any]:
 
 def _accounts(client: Client) -> tuple[list[int], int]:
     """The counts of finished and open segments, and of what this process has not written down yet."""
-    backlog = lazy.load("hypotest.backlog")
+    look = lazy.load("hypotest.survey").survey
     page, state, spool = client.page, client.state, client.spool
     assert page is not None and state is not None and spool is not None  # noqa: PT018, S101 - checked by the caller
     for _ in range(_ATTEMPTS):
         # A segment may be folded into the totals while the others are read: read again until none was.
         folded, totals = page.accounts()
-        found = backlog.survey(state, spool.segments, without=folded)
+        found = look(state, spool.segments, without=folded)
         if page.accounts() == (folded, totals):
             break
     return accounts.add([totals, found.counters, spool.unreported()]), found.size

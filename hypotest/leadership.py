@@ -12,7 +12,7 @@ from collections.abc import Callable
 import orjson
 
 from hypotest import accounts, control, log, neighbours
-from hypotest.backlog import Backlog, survey
+from hypotest.backlog import Backlog
 from hypotest.config import Config
 from hypotest.control import HEARTBEAT, KICK, LAST_ERROR, LEADER_CONFIG, LEADER_PID, LEADER_SPACE, LIVED
 from hypotest.errors import TransportError, Unauthorized
@@ -21,6 +21,7 @@ from hypotest.poller import Poller
 from hypotest.post import Post
 from hypotest.publisher import Publisher
 from hypotest.sender import Sender
+from hypotest.survey import survey
 from hypotest.transport import HttpTransport
 from hypotest.watch import pid_space
 

@@ -8,11 +8,12 @@ import time
 import orjson
 
 from hypotest import accounts, control, log
-from hypotest.backlog import Backlog, survey
+from hypotest.backlog import Backlog
 from hypotest.control import LIVED
 from hypotest.events import is_older
 from hypotest.lock import LeaderLock
 from hypotest.statedir import StateDir
+from hypotest.survey import survey
 
 
 def visit(state: StateDir, max_age: float, passed: int) -> int:

@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import orjson
 
-from hypotest import accounts, backlog, control, settings, snapshot, statedir
+from hypotest import accounts, control, settings, snapshot, statedir
 from hypotest.client import Client
 from hypotest.config import Config, parse
 from hypotest.errors import ConfigError, StorageError
 from hypotest.spool import Spool
+from hypotest.survey import survey
 
 _BEAT_PATIENCE = 0.5
 _POLL = 0.02
@@ -75,7 +76,7 @@ class Onlooker(Client):
 
     def _pass_damaged(self, state: statedir.StateDir) -> None:
         path = f"{state.path}/{control.NAME}"
-        fault = "is damaged" if os.path.lexists(path) else "is missing" if backlog.survey(state, {}).marks else ""
+        fault = "is damaged" if os.path.lexists(path) else "is missing" if survey(state, {}).marks else ""
         if fault:
             self.passed[state.root] = f"{path} {fault}: the application, or `hypotest agent`, makes it anew"
 
@@ -108,7 +109,7 @@ class Onlooker(Client):
         here = self.state is not None and self.state.root == root
         for state in own.others() + ([] if here else [own]):
             with contextlib.suppress(OSError):  # of somebody else
-                pending = accounts.pending(backlog.survey(state, {}).counters)
+                pending = accounts.pending(survey(state, {}).counters)
                 if pending > 0:
                     yield Neighbour(state.path, pending, root, _server_of(state), state.namespace == self.namespace)
 

@@ -11,9 +11,10 @@ import pytest
 from hypotest import accounts, backlog
 from hypotest.accounts import ACCEPTED
 from hypotest.accounts import DELIVERED as DELIVERED_SLOT
-from hypotest.backlog import DELIVERED, is_settled, survey
+from hypotest.backlog import DELIVERED
 from hypotest.header import HEADER, POSITION
 from hypotest.spool import Spool
+from hypotest.survey import is_settled, survey
 from tests.namespace import SPOOL, Namespace, drain, event, payloads, run_python, running_python
 
 if TYPE_CHECKING:

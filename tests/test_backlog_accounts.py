@@ -12,11 +12,12 @@ import pytest
 from hypotest import accounts, backlog, control
 from hypotest.accounts import ACCEPTED
 from hypotest.accounts import DELIVERED as DELIVERED_SLOT
-from hypotest.backlog import DELIVERED, Backlog, is_settled, survey
+from hypotest.backlog import DELIVERED, Backlog
 from hypotest.control import LIVED, NAMES, SPOOL_BYTES
 from hypotest.events import is_older
 from hypotest.header import FIRST_SEEN
 from hypotest.spool import Spool
+from hypotest.survey import is_settled, survey
 from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, payloads, running_python
 
 if TYPE_CHECKING:

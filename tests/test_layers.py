@@ -28,7 +28,7 @@ LAYERS = [
     ["leadership"],
     ["post"],
     ["neighbours", "poller", "sender"],
-    ["backlog", "publisher", "spool", "transport", "validation"],
+    ["backlog", "publisher", "spool", "survey", "transport", "validation"],
     ["events", "segment", "settings", "snapshot"],
     ["control", "explanation", "header", "lock", "statedir", "watch"],
     ["assignment", "conditions", "config"],

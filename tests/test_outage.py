@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from hypotest import control, neighbours, statedir
-from hypotest.backlog import survey
 from hypotest.spool import Spool
+from hypotest.survey import survey
 from tests.processes import Script, expect_each_once, run, said, sdk_env
 from tests.server_process import ServerProcess, wait_for
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import requests
 
 from hypotest import accounts, control, statedir
-from hypotest.backlog import survey
+from hypotest.survey import survey
 from stress.bench.row import Row, at_least, at_most
 from tests.server_process import ROOT, clean_env
 

@@ -21,7 +21,6 @@ from typing import NamedTuple
 import mmh3
 
 from hypotest import accounts, control, leader, segment, snapshot
-from hypotest.backlog import survey
 from hypotest.config import Config
 from hypotest.control import open_control
 from hypotest.errors import CorruptFile
@@ -30,6 +29,7 @@ from hypotest.leader import Campaign
 from hypotest.post import Post
 from hypotest.publisher import Publisher
 from hypotest.snapshot import Reader
+from hypotest.survey import survey
 from tests.namespace import Namespace, drain
 
 _MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None

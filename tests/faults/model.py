@@ -38,11 +38,11 @@ from hypothesis.stateful import (
 
 from hypotest import accounts, platform
 from hypotest.accounts import ACCEPTED, DELIVERED
-from hypotest.backlog import survey
 from hypotest.control import LIVED
 from hypotest.errors import EventRefused, PayloadRejected, PayloadTooLarge, TransportError
 from hypotest.segment import MAX_PAYLOAD
 from hypotest.sender import Sender
+from hypotest.survey import survey
 from tests.faults.disk import POLICIES, SYNCED, TORN, Disk
 from tests.faults.writers import Writer, Writers, kill_at, name, payload
 from tests.namespace import Namespace

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from hypotest import accounts
 from hypotest.accounts import ACCEPTED
-from hypotest.backlog import survey
 from hypotest.control import EPOCH, HEARTBEAT, LEADER_PID
 from hypotest.publisher import Publisher
 from hypotest.snapshot import generations
 from hypotest.statedir import StateDir
+from hypotest.survey import survey
 from tests.faults.operations import (
     BEGUN,
     FAILED,

@@ -16,11 +16,11 @@ import pytest
 from hypotest import accounts, backlog, control, header, log, segment, snapshot
 from hypotest.accounts import ACCEPTED
 from hypotest.accounts import DELIVERED as DELIVERED_SLOT
-from hypotest.backlog import survey
 from hypotest.header import HEADER, OFFSET, ONE, POSITION
 from hypotest.lock import LeaderLock
 from hypotest.publisher import Publisher
 from hypotest.snapshot import Reader
+from hypotest.survey import is_settled, survey
 from tests.faults.corruption import DAMAGES, NEW, OLD, TRIALS, sweep
 from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, payloads, running_python
 from tests.processes import run, sdk_env
@@ -145,7 +145,7 @@ def test_a_segment_that_cannot_be_read_is_counted(home: Namespace, left: str, lo
     assert os.listdir(home.state.quarantine) == [path.name]
     totals = home.totals()
     assert (totals[ACCEPTED], totals[CORRUPT], accounts.pending(totals)) == (lost, lost, 0)
-    assert all(backlog.is_settled(marked, mark, NOTHING) for marked, mark in looked.marks.items())
+    assert all(is_settled(marked, mark, NOTHING) for marked, mark in looked.marks.items())
 
 
 def test_what_cannot_be_read_stays_with_its_writer(home: Namespace) -> None:

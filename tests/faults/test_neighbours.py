@@ -195,7 +195,7 @@ def shared() -> Iterator[Path]:
 
 
 BECOME = """
-import hypotest.backlog, hypotest.handler, hypotest.leadership, logging, encodings.idna, stringprep
+import hypotest.survey, hypotest.handler, hypotest.leadership, logging, encodings.idna, stringprep
 os.setgroups([]); os.setgid({0}); os.setuid({0})
 """
 """All that is imported later first: the interpreter may be closed to the user."""

@@ -13,9 +13,10 @@ import pytest
 from hypotest import accounts, control
 from hypotest.accounts import ACCEPTED, DELIVERED
 from hypotest.backlog import DELIVERED as DELIVERED_FATE
-from hypotest.backlog import Backlog, survey
+from hypotest.backlog import Backlog
 from hypotest.control import LIVED
 from hypotest.spool import Spool
+from hypotest.survey import survey
 from tests.faults.disk import MIXED, POLICIES, SYNCED, TORN, WRITTEN, Disk
 from tests.faults.model import Killed, whole_events
 from tests.faults.writers import kill_at, payload
