@@ -240,9 +240,13 @@ class Backlog:
         """The next unsettled events of all segments, in turn. Nothing changes on disk but expired events' accounts."""
         batch = Batch()
         for path, source in list(self._sources.items()):
-            with contextlib.suppress(OSError):  # one that cannot be read keeps no other from being sent
-                if self._take(source, batch, max_events, max_bytes):
-                    self._sources[path] = self._sources.pop(path)  # to the end: no busy writer keeps the others waiting
+            try:
+                found = self._take(source, batch, max_events, max_bytes)
+            except OSError:  # one that cannot be read keeps no other from being sent
+                log.limited(log.ERROR, "unread", "a segment in use cannot be read: %s", _shown(path))
+                continue
+            if found:
+                self._sources[path] = self._sources.pop(path)  # to the end: no busy writer keeps the others waiting
             if len(batch.ids) >= max_events or batch.size >= max_bytes:
                 break
         return batch

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,12 +13,10 @@ from hypotest.accounts import ACCEPTED
 from hypotest.accounts import DELIVERED as DELIVERED_SLOT
 from hypotest.backlog import DELIVERED
 from hypotest.header import HEADER, POSITION
+from hypotest.segment import Segment
 from hypotest.spool import Spool
 from hypotest.survey import is_settled, survey
 from tests.namespace import SPOOL, Namespace, drain, event, payloads, run_python, running_python
-
-if TYPE_CHECKING:
-    from hypotest.segment import Segment
 
 WRITER = SPOOL + 'for n in range(int(sys.argv[2])): spool.append(b"%d" % n)\nprint("done", flush=True)\n'
 
@@ -68,6 +66,26 @@ def test_a_batch_keeps_to_its_limits(home: Namespace) -> None:
     assert len(leader.claim(3, 1 << 20).events) == 3
     assert len(leader.claim(1000, 250).events) == 3
     assert leader.pending() == 10
+
+
+def test_a_segment_that_cannot_be_read_keeps_no_other_waiting(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the disk in one file: the others are delivered, and so is that one once it can be read."""
+    killed_writer(home, 3)
+    home.spool.append(event(17))
+    leader = home.backlog()
+    leader.scan()
+    bad = next(path for path in leader._sources if path not in home.spool.segments)
+    read = Segment.frames
+
+    def frames(held: Segment, *where: int) -> tuple[list[int], list[bytes]]:
+        if held.path == bad:
+            raise OSError(errno.EIO, "disk")
+        return read(held, *where)
+
+    monkeypatch.setattr(Segment, "frames", frames)
+    assert payloads(drain(leader)) == [event(17)]
+    monkeypatch.undo()
+    assert payloads(drain(leader)) == [b"0", b"1", b"2"]
 
 
 def test_settled_events_do_not_return(home: Namespace) -> None:

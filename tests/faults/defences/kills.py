@@ -207,7 +207,11 @@ FAULTS: list[Fault] = [
         "an error, and the event is refused: a zero would be taken for the position, and the header overwritten",
         f"{_ERROR}[append, not mapped]",
         "52 errors",
-        (Removal("hypotest/segment.py", "if len(found) != size and os.fstat(fd).st_size >= offset + size:", "if False:"),),
+        (
+            Removal(
+                "hypotest/segment.py", "if len(found) != size and os.fstat(fd).st_size >= offset + size:", "if False:"
+            ),
+        ),
     ),
     Fault(
         "the kernel writes only a part of an event, where segments are not mapped",
