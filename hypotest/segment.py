@@ -64,6 +64,7 @@ _BLOCK = 64 << 10
 _READ = 128 << 10
 """At once: any frame fits; small enough for the allocator to use the same memory again."""
 _ZEROS = bytes(_BLOCK)
+_PAGE = 4 << 10
 pack_frame_head = _FRAME.pack
 
 
@@ -121,11 +122,11 @@ class Segment:
     """An open segment, of its writer or of the leader.
 
     Frames are written through the mapping and read by `pread`: what a leader looks at in a mapping counts as memory of
-    its process, up to 2 MiB for each file.
+    its process; some kernels map 2 MiB for a look at one byte.
 
     Attributes:
         name: the file's name without directory and suffix.
-        map: its bytes. words: the same as u64 words.
+        map: its bytes; a leader maps no more than the header. words: the same as u64 words.
         seed: of its checksums.
         stem: the name that it was made with.
         full: size of the file when it is complete.
@@ -164,8 +165,8 @@ class Segment:
         opening = map(os.open, (draft,), (os.O_RDWR | os.O_CREAT | os.O_EXCL | platform.O_SAFE,), (0o600,))
         deque(map(setattr, (self,), ("fd",), opening), 0)
 
-    def attach(self) -> None:
-        """Maps the file.
+    def attach(self, most: int = _PAGE) -> None:
+        """Maps the file's first `most` bytes: for its writer all, for a leader the header.
 
         Raises:
             CorruptFile: it is no segment of this version.
@@ -181,7 +182,7 @@ class Segment:
         self.map: mmap.mmap | _FileBytes
         self.words: memoryview | _FileWords
         if size == self.full and self.full % 8 == 0:
-            self.map = mmap.mmap(fd, size)
+            self.map = mmap.mmap(fd, min(size, most))
             self.words = memoryview(self.map).cast("Q")
         else:
             self.map = _FileBytes(fd)
@@ -426,7 +427,7 @@ def create(
         identity = Identity(int.from_bytes(os.urandom(4), "little"), instance, number, size)
         if os.pwrite(fd, identity.header(), 0) != HEADER:
             raise OSError(errno.ENOSPC, "short write: the disk is full")
-        segment.attach()
+        segment.attach(size)
         if isinstance(segment.map, mmap.mmap):
             platform.populate(segment.map)
         writer = Writer(segment)

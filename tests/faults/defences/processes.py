@@ -13,8 +13,8 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/segment.py",
-                "self.map = mmap.mmap(fd, size)",
-                "self.map = mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE)",
+                "self.map = mmap.mmap(fd, min(size, most))",
+                "self.map = mmap.mmap(fd, min(size, most), flags=mmap.MAP_PRIVATE)",
             ),
         ),
     ),
