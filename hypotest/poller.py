@@ -24,7 +24,7 @@ class Poller:
         self._publisher = publisher
         self._page = page
         self._etag: str | None = None
-        self._document: validation.Document | None = None
+        self._verdicts: validation.Verdicts = {}
         self.error = ""
 
     def poll_once(self) -> bool:
@@ -39,7 +39,7 @@ class Poller:
         words = self._page.words
         self._page.add(control.POLLS)
         if not self._publisher.in_force():
-            self._etag = self._document = None  # deleted or damaged: unchanged settings are not enough
+            self._etag = None  # deleted or damaged: unchanged settings are not enough
         fetched = self._transport.fetch_settings(self._etag)
         if fetched is None:
             self.error = ""  # what it had in between and we refused is gone again
@@ -47,7 +47,7 @@ class Poller:
             return False
         body, etag = fetched
         try:
-            document = validation.parse_document(body, self._document)
+            document = validation.parse_document(body, self._verdicts)
         except SettingsError as error:
             # Not remembered by its ETag: asked for again in full until it is mended.
             log.limited(
@@ -72,7 +72,7 @@ class Poller:
             )
             self.error = f"settings cannot be written: {error}"
             return False
-        self._etag, self._document = etag, document
+        self._etag, self._verdicts = etag, document.verdicts
         words[control.SETTINGS_TIME] = int(time.time())
         if published:
             log.line(log.INFO, "settings: generation %d, %d experiments", published, len(document.records))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import struct
-import sys
 import time
 import zlib
 from collections.abc import Mapping
@@ -19,10 +17,12 @@ from hypotest.snapshot import (
     INDEX,
     LENGTHS,
     MAGIC,
+    SLOT,
     generations,
     name_hash,
     open_newest,
     open_snapshot,
+    slot_crc,
     snapshot_path,
 )
 
@@ -126,15 +126,17 @@ class Publisher:
 
 
 def _encode(named: Mapping[bytes, bytes], generation: int, digest: bytes) -> bytes:
-    order = sorted(named, key=name_hash)
-    offset = INDEX + 16 * len(order)
-    offsets, records = [], []
-    for name in order:
-        data = named[name]
-        offsets.append(offset)
-        rest = LENGTHS.pack(len(name), len(data)) + name + data
-        records.append(zlib.crc32(rest).to_bytes(4, sys.byteorder) + rest)
-        offset += len(records[-1])
-    index = struct.pack(f"={2 * len(order)}Q", *map(name_hash, order), *offsets)
-    head = HEAD.pack(MAGIC, generation, int(time.time()), len(order), offset, digest)
-    return b"".join([head, CRC.pack(zlib.crc32(index, zlib.crc32(head))), index, *records])
+    count = len(named)
+    slots = [b""] * count
+    for name, data in named.items():
+        slots[name_hash(name) % count] += LENGTHS.pack(len(name), len(data)) + name + data
+    start = INDEX + SLOT.size * count
+    head = HEAD.pack(MAGIC, generation, int(time.time()), count, start + sum(map(len, slots)), digest)
+    seed = zlib.crc32(head)
+    index = []
+    for number, records in enumerate(slots):
+        index.append(SLOT.pack(start, len(records), slot_crc(seed, number, start, records)))
+        start += len(records)
+    rest = b"".join(index + slots)
+    head += CRC.pack(zlib.crc32(rest))
+    return b"".join([head, CRC.pack(zlib.crc32(head)), rest])

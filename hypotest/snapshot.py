@@ -1,24 +1,29 @@
 """Settings snapshots: immutable files `settings-<generation>.snap`, mapped by every worker, read one record at a time.
 
-    offset      size       what
-    0           8          magic "HTSNAP01"
-    8           8          generation
-    16          8          published: Unix time, s
-    24          8          count of records, n
-    32          8          size of the file
-    40          16         digest of all names and records: tells unchanged settings
-    56          8          crc32 of bytes 0 to 56 and of the index
-    64          8 n        hashes of the names (murmur3 x64, first 64 bits), ascending
-    64 + 8 n    8 n        offsets of the records, in the same order
-    ...                    records: u32 crc32 of the rest | u32 length of name | u32 length of data | name | data
+    offset   size   what
+    0        8      magic "HTSNAP02"
+    8        8      generation
+    16       8      published: Unix time, s
+    24       8      count of records, n; of slots as well
+    32       8      size of the file
+    40       16     digest of all names and records: tells unchanged settings
+    56       4      crc32 of bytes 64 to the end
+    60       4      crc32 of bytes 0 to 60
+    64       16 n   slots: u64 offset of what is in it | u32 size of that | u32 crc32
+    ...             what is in a slot: records, u32 length of name | u32 length of data | name | data
+
+The slot of a name is the first 64 bits of its murmur3 x64, modulo n: on average there is one record in each. The crc32
+of a slot is that of u64 number of the slot | offset | size | what is in it, begun with the crc32 of bytes 0 to 56: it
+fits no other slot and no other file, such as one whose blocks come back after a power cut.
 
 A snapshot is never modified: new file, checksum, rename, then one aligned store of its generation in the control page,
-which every worker reads at every call. A worker decodes an experiment when it is first asked for, so 10,000 experiments
-cost it what it uses. The newest two files are kept.
+which every worker reads at every call. A worker reads the header, and a slot when an experiment in it is first asked
+for: time and memory go by what it uses, not by what there is. The newest two files are kept.
 
-Damage. Each byte is under a checksum: a damaged index makes the file unreadable, a damaged record that experiment. The
-settings in use then stay, or the newest sound file is used; so it is if the generation in force is damaged. The leader
-reads all of the file at each poll, and publishes the settings anew if something is wrong with it.
+Damage. Each byte is under a checksum: a damaged header makes the file unreadable, a damaged slot the experiments in it
+(one or two mostly), and those that would be if they were defined. The settings in use then stay, or the newest sound
+file is used; so it is if the generation in force is damaged. The leader reads all of the file at each poll, without the
+interpreter's lock, and publishes the settings anew if something is wrong with it.
 
 Not promised: a file that is truncated while a process has it mapped (SIGBUS).
 """
@@ -29,8 +34,7 @@ import mmap
 import os
 import struct
 import zlib
-from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import mmh3
 
@@ -42,10 +46,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hypotest.assignment import Experiment
 
-MAGIC = b"HTSNAP01"
+MAGIC = b"HTSNAP02"
 HEAD = struct.Struct("=8sQQQQ16s")
-CRC = struct.Struct("=Q")
-RECORD = struct.Struct("=III")
+CRC = struct.Struct("=I")
+SLOT = struct.Struct("=QII")
+PLACE = struct.Struct("=QQI")
 LENGTHS = struct.Struct("=II")
 INDEX = 64
 _PREFIX, _SUFFIX = "settings-", ".snap"
@@ -63,7 +68,7 @@ class Snapshot:
     """
 
     def __init__(self, path: str) -> None:
-        """Maps and checks header and index.
+        """Maps it and checks the header.
 
         Raises:
             OSError: it is gone.
@@ -77,60 +82,62 @@ class Snapshot:
             self._map = mmap.mmap(fd, size, prot=mmap.PROT_READ)
         finally:
             os.close(fd)
-        magic, self.generation, self.published, self.count, total, self.digest = HEAD.unpack(self._map[: HEAD.size])
-        end = INDEX + 16 * self.count
-        if magic != MAGIC or total != size or end > size:
+        head = self._map[:INDEX]
+        magic, self.generation, self.published, self.count, total, self.digest = HEAD.unpack_from(head)
+        if magic != MAGIC or total != size or INDEX + SLOT.size * self.count > size:
             raise CorruptFile(f"{path} is not a whole snapshot of this version")
-        (crc,) = CRC.unpack(self._map[HEAD.size : INDEX])
-        if zlib.crc32(self._map[INDEX:end], zlib.crc32(self._map[: HEAD.size])) != crc:
+        self._seed = zlib.crc32(head[: HEAD.size])
+        (self._rest,) = CRC.unpack_from(head, HEAD.size)
+        if zlib.crc32(head[HEAD.size : -CRC.size], self._seed) != CRC.unpack_from(head, INDEX - CRC.size)[0]:
             raise CorruptFile(f"{path} is damaged")
-        index = memoryview(self._map)[INDEX:end].cast("Q")
-        self._hashes, self._offsets = index[: self.count], index[self.count :]
 
     def get(self, name: str) -> bytes | None:
         """The record of `name`, None if there is none.
 
         Raises:
-            CorruptFile: the record is damaged.
+            CorruptFile: the slot that it is in, or would be, is damaged.
         """
+        if not self.count:
+            return None
         key = name.encode("utf-8", "surrogatepass")
-        wanted = name_hash(key)
-        at = bisect_left(self._hashes, wanted)
-        while at < self.count and self._hashes[at] == wanted:
-            found, data = self._record(self._offsets[at])
-            if found == key:
-                return data
-            at += 1
-        return None
+        return next((data for found, data in self._slot(name_hash(key) % self.count) if found == key), None)
 
     def names(self) -> list[str]:
         """The names of all records."""
-        return sorted(self._record(offset)[0].decode("utf-8", "surrogatepass") for offset in self._offsets)
+        slots = map(self._slot, range(self.count))
+        return sorted(name.decode("utf-8", "surrogatepass") for slot in slots for name, _ in slot)
 
     def check(self) -> None:
-        """Reads every record.
+        """Reads all of it.
 
         Raises:
-            CorruptFile: one is damaged.
+            CorruptFile: it is damaged.
         """
-        for offset in self._offsets:
-            self._record(offset)
+        with memoryview(self._map) as everything, everything[INDEX:] as rest:
+            if zlib.crc32(rest) != self._rest:
+                raise CorruptFile("the settings file is damaged")
 
-    def _record(self, offset: int) -> tuple[bytes, bytes]:
-        head = self._map[offset : offset + RECORD.size]
-        if len(head) != RECORD.size:
-            raise CorruptFile("a settings record is out of the file")
-        crc, name_length, data_length = RECORD.unpack(head)
-        start = offset + RECORD.size
-        both = self._map[start : start + name_length + data_length]
-        # With the lengths: of zeros alone, which an unsynced file may have, the checksum is not zero.
-        if len(both) != name_length + data_length or zlib.crc32(both, zlib.crc32(head[4:])) != crc:
-            raise CorruptFile("a settings record is damaged")
-        return both[:name_length], both[name_length:]
+    def _slot(self, number: int) -> Iterator[tuple[bytes, bytes]]:
+        """The names and data of the records in a slot."""
+        offset, size, crc = SLOT.unpack_from(self._map, INDEX + SLOT.size * number)
+        records = self._map[offset : offset + size]
+        if slot_crc(self._seed, number, offset, records) != crc or len(records) != size:
+            raise CorruptFile("a slot of the settings is damaged")
+        at = 0
+        while at < size:
+            name_length, data_length = LENGTHS.unpack_from(records, at)
+            data = at + LENGTHS.size + name_length
+            at = data + data_length
+            yield records[data - name_length : data], records[data:at]
+
+
+def slot_crc(seed: int, number: int, offset: int, records: bytes) -> int:
+    """The checksum of a slot, in a file whose header begins with what has the checksum `seed`."""
+    return zlib.crc32(records, zlib.crc32(PLACE.pack(number, offset, len(records)), seed))
 
 
 def name_hash(name: bytes) -> int:
-    """The index key of a name: the first 64 bits of its murmur3 x64 128-bit hash."""
+    """What the slot of a name goes by: the first 64 bits of its murmur3 x64 128-bit hash."""
     return int(mmh3.hash64(name, signed=False)[0])
 
 

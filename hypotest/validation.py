@@ -74,13 +74,13 @@ class Document(NamedTuple):
     verdicts: Verdicts
 
 
-def parse_document(body: bytes, previous: Document | None = None, *, thorough: bool = False) -> Document:
+def parse_document(body: bytes, known: Verdicts | None = None, *, thorough: bool = False) -> Document:
     """Read a settings document.
 
     Args:
         body: the server's answer, `{"tests": {name: entry}}`.
-        previous: the document before it, if any. Conditions it has need not be read again, which is most
-            of the time: a quarter of the work.
+        known: the verdicts of the document before it, if any. Conditions it has need not be read again, which is
+            most of the time: a quarter of the work.
         thorough: list all problems of an entry, not just the one that makes it unusable. Not for a poller: thousands
             of empty entries would keep it from its work five times as long.
 
@@ -88,12 +88,11 @@ def parse_document(body: bytes, previous: Document | None = None, *, thorough: b
         SettingsError: it is no JSON, or has no object under `tests`.
     """
     tests = _load(body)
-    known = previous.verdicts if previous is not None else {}
     verdicts: Verdicts = {}
     records: dict[str, bytes] = {}
     problems: list[Problem] = []
     for name, entry in tests.items():
-        found = _problems(name, entry, known, verdicts, thorough=thorough)
+        found = _problems(name, entry, known or {}, verdicts, thorough=thorough)
         try:
             records[name] = _record(name, entry, found)
         except TypeError:  # orjson's: a lone surrogate

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import sys
+import tracemalloc
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from hypotest.snapshot import INDEX, Reader, Snapshot, generations, open_newest,
 from tests.namespace import running_python
 
 RECORDS = {"button": b'{"a":1}', "größe": b"{}", "\ud800": b"lone", "empty": b"", "": b"no name"}
+ABSENT = [f"absent {n}" for n in range(20)]
 
 
 class Home:
@@ -61,6 +64,24 @@ def test_ten_thousand_records(home: Home) -> None:
     assert reader.get("experiment 77") is reader.get("experiment 77")
     assert decoded == [b"77"]
     assert {name: reader.get(name) for name in records} == records
+
+
+def test_what_a_worker_allocates_goes_by_what_it_uses(home: Home) -> None:
+    """The settings and one experiment of them: the same with 20,000 records as with 20."""
+
+    def peak(count: int) -> int:
+        home.publisher.publish({f"experiment {n}": b"x" * 100 for n in range(count)})
+        reader = home.reader()
+        tracemalloc.start()
+        try:
+            assert reader.get("experiment 7")
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(20)
+    few = peak(21)
+    assert peak(20_000) < few + 2_000
 
 
 def test_no_records(home: Home) -> None:
@@ -118,19 +139,53 @@ def test_the_newest_two_are_kept(home: Home) -> None:
 
 @pytest.mark.parametrize("flip", [0x01, 0xFF])
 def test_a_damaged_byte_is_never_wrong_data(home: Home, flip: int) -> None:
-    """Whichever byte is damaged: the right record or an error, never another."""
+    """Whichever byte is damaged: the right record or an error, never another, and none for a name that has none."""
     home.publisher.publish(RECORDS)
+    expected = RECORDS | dict.fromkeys(ABSENT)
     good = home.file(1).read_bytes()
     damaged = home.root / "damaged"
     for at in range(len(good)):
         raw = bytearray(good)
         raw[at] ^= flip
         damaged.write_bytes(raw)
-        for name, data in RECORDS.items():
+        errors = 0
+        for name, data in expected.items():
             try:
                 assert Snapshot(str(damaged)).get(name) == data, (at, name)
             except CorruptFile:
-                continue
+                errors += 1
+        assert errors, f"nobody tells of byte {at}"
+        with pytest.raises(CorruptFile):
+            Snapshot(str(damaged)).check()
+
+
+def test_a_damaged_record_costs_its_slot_alone(home: Home) -> None:
+    """One damaged byte of a record makes few experiments unreadable, and no other."""
+    records = {f"experiment {n}": b"%d" % n for n in range(1_000)}
+    home.publisher.publish(records)
+    raw = bytearray(home.file(1).read_bytes())
+    raw[-1] ^= 0xFF
+    home.file(1).write_bytes(raw)
+    held, lost = Snapshot(str(home.file(1))), 0
+    for name, data in records.items():
+        try:
+            assert held.get(name) == data
+        except CorruptFile:
+            lost += 1
+    assert 1 <= lost <= 8
+
+
+def test_blocks_of_another_file_are_told(home: Home) -> None:
+    """Sound blocks of the generation before, which a disk may give back after a power cut, are not taken for ours."""
+    home.publisher.publish({"a": b"1", "b": b"2"})
+    home.publisher.publish({"a": b"3", "b": b"2"})
+    old, new = (home.file(generation).read_bytes() for generation in (1, 2))
+    assert len(old) == len(new)
+    home.file(2).write_bytes(new[:INDEX] + old[INDEX:])
+    held = Snapshot(str(home.file(2)))
+    for name in "ab":
+        with pytest.raises(CorruptFile):
+            held.get(name)
 
 
 def test_a_truncated_file_is_refused(home: Home) -> None:
@@ -152,7 +207,7 @@ def test_garbage_is_refused(home: Home) -> None:
     rng = random.Random(1)
     path = home.root / "garbage"
     for _ in range(300):
-        path.write_bytes(b"HTSNAP01" + rng.randbytes(rng.randrange(200)))
+        path.write_bytes(b"HTSNAP02" + rng.randbytes(rng.randrange(200)))
         with pytest.raises(CorruptFile):
             Snapshot(str(path))
 
@@ -250,11 +305,11 @@ print(switches, flush=True)
         assert all(int(reader.stdout.readline()) > 0 for reader in readers)
 
 
-def test_the_index_starts_where_it_says(home: Home) -> None:
-    """The layout is the one in the module's docstring."""
+def test_the_layout(home: Home) -> None:
+    """The file is laid out as the module's docstring says."""
     home.publisher.publish({"a": b"1"})
     raw = home.file(1).read_bytes()
-    assert raw[:8] == b"HTSNAP01"
-    assert [int.from_bytes(raw[at : at + 8], "little") for at in (8, 24, 32)] == [1, 1, len(raw)]
-    assert raw[INDEX + 8 : INDEX + 16] == (INDEX + 16).to_bytes(8, "little")
+    assert raw[:8] == b"HTSNAP02"
+    assert [int.from_bytes(raw[at : at + 8], sys.byteorder) for at in (8, 24, 32)] == [1, 1, len(raw)]
+    assert raw[INDEX : INDEX + 12] == (INDEX + 16).to_bytes(8, sys.byteorder) + (10).to_bytes(4, sys.byteorder)
     assert raw[-2:] == b"a1"

@@ -181,7 +181,7 @@ def test_newer_settings_and_page_are_not_read(home: Namespace) -> None:
     publisher = Publisher(home.state.path, home.page)
     publisher.publish(OLD)
     publisher.publish(NEW)
-    overwrite(Path(snapshot.snapshot_path(home.state.path, 2)), 0, b"HTSNAP02")
+    overwrite(Path(snapshot.snapshot_path(home.state.path, 2)), 0, b"HTSNAP03")
     assert Reader(home.state.path, home.page, bytes).get("a") == b"old"
     overwrite(Path(home.state.path, control.NAME), 0, b"HTCTRL02")
     assert control.open_existing(home.state.path) is None
