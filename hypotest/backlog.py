@@ -16,6 +16,7 @@ from hypotest import accounts, header, log, platform, segment
 from hypotest.control import LIVED, NAMES, ControlPage
 from hypotest.control import SPOOL_BYTES as SPOOL_BYTES_WORD
 from hypotest.errors import CorruptFile
+from hypotest.events import sent
 from hypotest.header import DONE, FINISHED, FIRST_SEEN, OFFSET, ONE, POSITION, SMALLEST_FRAME, SUFFIX
 from hypotest.segment import Segment
 from hypotest.statedir import StateDir
@@ -442,7 +443,7 @@ class Backlog:
             try:
                 if os.fstat(fd).st_nlink > 1:  # another file of ours, linked here by somebody else
                     return
-                os.write(fd, b'{"event_id":"%b","event":%b}\n' % (event_id.encode(), payload))
+                os.write(fd, b'{"event_id":"%b","event":%b}\n' % (event_id.encode(), sent(payload)))
             finally:
                 os.close(fd)
 

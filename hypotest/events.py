@@ -2,13 +2,17 @@
 
 Every value the application hands us is made to fit: what JSON has no form for becomes its str(), and nothing a tag
 holds, cyclic, deep, or raising, loses the event.
+
+In the spool an event begins with `{"time":1` and 19 digits, the nanoseconds since 1970; `sent` makes a text of them when
+it leaves. To do that in the application's call took a tenth of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import floor, isfinite
-from time import gmtime, strftime, time
+from functools import lru_cache
+from math import isfinite
+from time import gmtime, strftime, time_ns
 
 import orjson
 
@@ -27,11 +31,12 @@ _NO_TAGS = b',"tags_name_value":' + orjson.dumps(_SDK_TAGS) + b"}"
 _MAX_DEPTH, _MAX_NODES = 32, 10_000
 _INT64 = 1 << 63
 _USER = b',"user_id":'
-_MATCH = b'","event_type":"match_user_visitor"'
+_MATCH = b',"event_type":"match_user_visitor"'
 _GOAL_WITHOUT_ID = b',"ht_sdk_error":"goal was sent without user_id and visitor_id"'
 _MOST_KEPT, _LONGEST_KEPT = 1_000, 200
-_THREE_DIGITS = [b"%03d" % n for n in range(1000)]
-_TIME_START, _TIME_END = len(b'{"time":"'), len(b'{"time":"2026-01-01 00:00:00')
+_STAMP, _STAMP_OF_NOW = b'{"time":', b'{"time":1'
+_TWENTY_DIGITS = 10**19  # added to the nanoseconds: their digits then stand at the same places, until 2237
+_SECOND, _MICROSECOND, _END_OF_STAMP = slice(9, 19), slice(19, 25), 28
 
 dumps = orjson.dumps
 
@@ -42,7 +47,6 @@ class Encoder:
     def __init__(self, salt: str | None) -> None:
         """Takes the salt of `hash_ids`; None leaves ids as they are."""
         self._id: Callable[[str], bytes] = _hasher(salt.encode("utf-8", "surrogatepass")) if salt else dumps
-        self._second = (0.0, b"")
         self._goal_heads: dict[str, bytes] = {}
 
     def visit(
@@ -89,21 +93,11 @@ class Encoder:
         return self._event(head, user_id, visitor_id, _NO_TAGS if tags is None else _tags(tags, {}))
 
     def _event(self, head: bytes, user_id: str | None, visitor_id: str | None, tail: bytes) -> bytes:
-        now = time()
-        second, text = self._second
-        passed = now - second
-        if passed >= 1.0 or passed < 0.0:
-            second = floor(now)
-            text = b'{"time":"%b.' % _utc(second)
-            self._second = (second, text)
-            passed = now - second
-        micros = int(passed * 1e6)
         try:
             return b"".join(
                 (
-                    text,
-                    _THREE_DIGITS[micros // 1000],
-                    _THREE_DIGITS[micros % 1000],
+                    _STAMP,
+                    dumps(time_ns() + _TWENTY_DIGITS),
                     head,
                     b"null" if user_id is None else self._id(user_id),
                     b',"visitor_id":',
@@ -116,7 +110,7 @@ class Encoder:
             return self._event(head, user_id and _text(user_id), visitor_id and _text(visitor_id), tail)
 
     def _goal_head(self, name: object) -> bytes:
-        head = b'","event_type":"goal","goal_name":%b,"goal_value":' % _json(
+        head = b',"event_type":"goal","goal_name":%b,"goal_value":' % _json(
             name if isinstance(name, str) else _text(name)
         )
         if type(name) is str and len(name) <= _LONGEST_KEPT:
@@ -138,18 +132,26 @@ def _hasher(salt: bytes) -> Callable[[str], bytes]:
     return hashed
 
 
-def _utc(second: float) -> bytes:
-    return strftime("%Y-%m-%d %H:%M:%S", gmtime(second)).encode()
+def sent(payload: bytes) -> bytes:
+    """An event as wire.md has it: its time as text."""
+    if not payload.startswith(_STAMP_OF_NOW):
+        return payload
+    return b'{"time":"%b.%b"%b' % (_utc(payload[_SECOND]), payload[_MICROSECOND], payload[_END_OF_STAMP:])
 
 
 def is_older(payload: bytes, cutoff: float) -> bool:
     """Whether an event was accepted before the Unix time `cutoff`, by its own clock."""
-    return payload[_TIME_START:_TIME_END] < _utc(max(0, int(cutoff)))
+    return payload.startswith(_STAMP_OF_NOW) and int(payload[_SECOND]) < int(cutoff)
+
+
+@lru_cache(maxsize=256)
+def _utc(second: bytes) -> bytes:
+    return strftime("%Y-%m-%d %H:%M:%S", gmtime(int(second))).encode()
 
 
 def _visit_head(name: str, decision: Decision) -> bytes:
     error = b"" if decision.error is None else b',"ht_sdk_error":%b' % _json(decision.error)
-    return b'","event_type":"visit","variant":%b,"test_name":%b%b,"user_id":' % (
+    return b',"event_type":"visit","variant":%b,"test_name":%b%b,"user_id":' % (
         _json(decision.recorded),
         _json(name),
         error,

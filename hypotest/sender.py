@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from hypotest import log
 from hypotest.backlog import DELIVERED, Backlog, Batch, Fate
 from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError
+from hypotest.events import sent
 from hypotest.transport import Transport
 
 MAX_EVENTS = 1000
@@ -68,7 +69,7 @@ def _body(ids: list[str], payloads: list[bytes]) -> bytes:
     """The events, each with its id in front."""
     pieces = [b""] * (2 * len(ids))
     pieces[::2] = [f',{{"event_id":"{event_id}",'.encode() for event_id in ids]
-    pieces[1::2] = [payload[1:] for payload in payloads]
+    pieces[1::2] = [sent(payload)[1:] for payload in payloads]
     pieces[0] = b'{"events":[' + pieces[0].removeprefix(b",")
     pieces.append(b"]}")
     return b"".join(pieces)  # at once: each copy of it takes as long as a hundred events

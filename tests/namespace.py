@@ -118,3 +118,8 @@ def running_python(code: str, *arguments: object) -> Iterator[subprocess.Popen[s
 def event(number: int, **more: Any) -> bytes:
     """Return an event like the SDK's, told from others by its number."""
     return json.dumps({"time": "2026-01-01 00:00:00.000000", "number": number, **more}).encode()
+
+
+def event_of(time: float, rest: bytes = b"") -> bytes:
+    """Return an event that was accepted at that Unix time, as the spool has it."""
+    return b'{"time":1%019d%b}' % (time * 1e9, rest)

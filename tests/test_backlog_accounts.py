@@ -18,7 +18,7 @@ from hypotest.events import is_older
 from hypotest.header import FIRST_SEEN
 from hypotest.spool import Spool
 from hypotest.survey import is_settled, survey
-from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, payloads, running_python
+from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, event_of, payloads, running_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -123,11 +123,10 @@ def test_expired_by_both_clocks(home: Namespace, written: float, lived: float, d
     def leader() -> Backlog:
         return home.backlog(expired=lambda payload: is_older(payload, now - AGE), max_age=AGE)
 
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S.000000", time.gmtime(now - written))
-    home.spool.append(b'{"time":"%b"}' % stamp.encode())
+    home.spool.append(event_of(now - written))
     leader().scan()
     home.page.words[LIVED] += int(lived)
-    home.spool.append(b'{"time":"2999-01-01 00:00:00.000000"}')
+    home.spool.append(event_of(now + 1e9))
     assert len(drain(leader())) == 2 - dropped
     (held,) = home.spool.segments.values()
     counters = held.counters()
@@ -202,9 +201,9 @@ def test_the_size_is_published(home: Namespace) -> None:
 
 def test_expire_drops_and_sends_nothing(home: Namespace) -> None:
     """The events of an old token are dropped when they are over age; the younger ones stay as they are."""
-    now, old = time.time(), "1999-01-01 00:00:00.000000"
-    home.spool.append(b'{"time":"%b"}' % old.encode())
-    home.spool.append(b'{"time":"2999-01-01 00:00:00.000000"}')
+    now = time.time()
+    home.spool.append(event_of(now - 1e9))
+    home.spool.append(event_of(now + 1e9))
     home.spool.close()
     view = home.backlog(lambda: NOTHING, expired=lambda payload: is_older(payload, now - AGE), max_age=AGE)
     view.expire()

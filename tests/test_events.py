@@ -20,7 +20,7 @@ import pytest
 
 from hypotest import events
 from hypotest.assignment import Decision, undefined
-from hypotest.events import Encoder, is_older
+from hypotest.events import Encoder, is_older, sent
 from hypotest.variant import Variant
 from tests.server_process import ServerProcess
 
@@ -115,6 +115,8 @@ WEIRD: dict[str, Any] = {
 
 def strict(raw: bytes) -> Any:
     """Read JSON as the strictest reader does: no NaN, no key twice."""
+
+    raw = sent(raw)
 
     def no_constant(text: str) -> None:
         raise AssertionError(f"{text} is not JSON")
@@ -270,13 +272,22 @@ def test_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time is UTC with microseconds, also at the edges of a second and when the clock goes back."""
     encoder = Encoder(None)
     for now, text in (
-        (1_700_000_000.0, "2023-11-14 22:13:20.000000"),
-        (1_700_000_000.999999, "2023-11-14 22:13:20.999999"),
-        (1_700_000_059.5, "2023-11-14 22:14:19.500000"),
-        (1_699_999_999.25, "2023-11-14 22:13:19.250000"),
+        (1_700_000_000_000_000_000, "2023-11-14 22:13:20.000000"),
+        (1_700_000_000_999_999_999, "2023-11-14 22:13:20.999999"),
+        (1_700_000_059_500_000_000, "2023-11-14 22:14:19.500000"),
+        (1_699_999_999_250_000_000, "2023-11-14 22:13:19.250000"),
+        (0, "1970-01-01 00:00:00.000000"),  # a machine without a clock of its own
+        (5_000_001_000, "1970-01-01 00:00:05.000001"),
+        (8_446_744_073_709_551_615, "2237-09-01 05:47:53.709551"),
     ):
-        monkeypatch.setattr(events, "time", lambda now=now: now)
-        assert strict(encoder.goal("x", "u", None, 1, None))["time"][:-1] == text[:-1]
+        monkeypatch.setattr(events, "time_ns", lambda now=now: now)
+        assert strict(encoder.goal("x", "u", None, 1, None))["time"] == text
+
+
+def test_an_event_that_is_no_event_of_ours_is_sent_as_it_is() -> None:
+    for payload in (b"{}", b'{"time":"2026-01-01 00:00:00.000000"}', b'{"time":null}'):
+        assert sent(payload) == payload
+        assert not is_older(payload, time.time() + 60)
 
 
 def test_is_older() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 from hypotest import control, neighbours, statedir
 from hypotest.spool import Spool
 from hypotest.survey import survey
+from tests.namespace import event_of
 from tests.processes import Script, expect_each_once, run, said, sdk_env
 from tests.server_process import ServerProcess, wait_for
 
@@ -78,8 +78,7 @@ assert (status.accepted, status.delivered, status.dropped) == (10_000, 10_000, {
 
 def event(seconds_ago: float) -> bytes:
     """A payload with the time of an event that long ago."""
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S.000000", time.gmtime(time.time() - seconds_ago))
-    return json.dumps({"time": stamp, "event_type": "goal"}, separators=(",", ":")).encode()
+    return event_of(time.time() - seconds_ago, b',"event_type":"goal"')
 
 
 def test_events_of_another_namespace_age_by_both_clocks(tmp_path: Path) -> None:

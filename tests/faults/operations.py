@@ -26,7 +26,7 @@ from hypotest.publisher import Publisher
 from hypotest.snapshot import Reader
 from hypotest.spool import Spool
 from hypotest.statedir import StateDir
-from tests.namespace import Namespace, event
+from tests.namespace import Namespace, event, event_of
 
 if TYPE_CHECKING:
     from hypotest.backlog import Batch
@@ -40,7 +40,7 @@ OFFERED, _SENT_LENGTH, PUBLISHED, UNWRITTEN, STEPS = range(5)
 _FATES, _MOST = 64, 256
 _SENT = 4096
 _AGE = 1000.0
-_OLD, _RECENT = b"1999-01-01 00:00:00.000000", b"2026-01-01 00:00:00.000000"
+_OLD, _RECENT = 1e8, 1.8e9
 _CONFIG = Config(token="t", server_url="http://127.0.0.1:9", max_event_age=_AGE)
 NEIGHBOUR = "1" * 32
 _LEADERS_OWN = [f"hypotest.{name}" for name in ("leadership", "neighbours", "poller", "sender", "transport")]
@@ -144,7 +144,7 @@ def offer(target: Spool, ledger: Ledger, *, size: int = 0, old: bool = False, po
     number = ledger.begin()
     written = _OLD if old else _RECENT
     try:
-        target.append(b'{"time":"%b","number":%d,"poison":%d,"pad":"%b"}' % (written, number, poison, b"x" * size))
+        target.append(event_of(written, b',"number":%d,"poison":%d,"pad":"%b"' % (number, poison, b"x" * size)))
     except EventRefused:
         ledger.end(number, REFUSED)
     except MemoryError:
