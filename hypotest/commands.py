@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from hypotest import control, explanation, log, report, runtime, segment, settings, statedir, validation
+from hypotest import control, explanation, log, pace, report, runtime, segment, settings, statedir, validation
 from hypotest.client import Client
 from hypotest.config import Config
 from hypotest.errors import HypotestError, SettingsError, StorageError, TransportError
@@ -180,6 +180,7 @@ def _campaign(config: Config, state: statedir.StateDir) -> Iterator[None]:
         statedir.prepare(state.root, state.namespace)
     except StorageError as error:
         raise CommandFailed(2, str(error)) from None
+    pace.alone()
     campaigner = Client(replace(config, leader="auto", state_dir=state.root), runtime.start_thread)
     try:
         campaigner.start()
@@ -203,6 +204,7 @@ def agent(config: Config, given: Mapping[str, str]) -> int:
     token = _require_token(config)
     _require_connection(config)
     _require_usable(config, token)
+    pace.alone()
     with _stop_signals() as stopped:
         runtime.configure({**given, "leader": "auto"})
         now = runtime.current()

@@ -9,7 +9,7 @@ import time
 import zlib
 from collections.abc import Mapping
 
-from hypotest import platform
+from hypotest import pace, platform
 from hypotest.control import ControlPage
 from hypotest.snapshot import (
     CRC,
@@ -82,9 +82,9 @@ class Publisher:
         """
         if self._closed:
             return 0
-        named = {name.encode("utf-8", "surrogatepass"): data for name, data in records.items()}
+        named = {name.encode("utf-8", "surrogatepass"): data for name, data in pace.in_pieces(records.items())}
         digest = hashlib.blake2b(digest_size=16)
-        for name in sorted(named):
+        for name in pace.in_pieces(sorted(named)):
             digest.update(b"%d %d %b%b" % (len(name), len(named[name]), name, named[name]))
         current = self._mended_generation()
         with contextlib.suppress(OSError):
@@ -128,13 +128,13 @@ class Publisher:
 def _encode(named: Mapping[bytes, bytes], generation: int, digest: bytes) -> bytes:
     count = len(named)
     slots = [b""] * count
-    for name, data in named.items():
+    for name, data in pace.in_pieces(named.items()):
         slots[name_hash(name) % count] += LENGTHS.pack(len(name), len(data)) + name + data
     start = INDEX + SLOT.size * count
     head = HEAD.pack(MAGIC, generation, int(time.time()), count, start + sum(map(len, slots)), digest)
     seed = zlib.crc32(head)
     index = []
-    for number, records in enumerate(slots):
+    for number, records in enumerate(pace.in_pieces(slots)):
         index.append(SLOT.pack(start, len(records), slot_crc(seed, number, start, records)))
         start += len(records)
     rest = b"".join(index + slots)

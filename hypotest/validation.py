@@ -19,17 +19,16 @@ but the entry is used. If one name occurs twice in an object, the last one count
 
 from __future__ import annotations
 
-import json
 import math
-from codecs import BOM_UTF8
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import orjson
 
-from hypotest import conditions
+from hypotest import conditions, document, pace
 from hypotest.condition_tokens import INVALID
-from hypotest.errors import ConditionSyntaxError, SettingsError
+from hypotest.errors import ConditionSyntaxError
 
 Verdicts = dict[tuple[str, tuple[str, ...]], str]
 
@@ -87,21 +86,29 @@ def parse_document(body: bytes, known: Verdicts | None = None, *, thorough: bool
     Raises:
         SettingsError: it is no JSON, or has no object under `tests`.
     """
-    tests = _load(body)
+    try:
+        return _parse(document.in_parts(body), known or {}, thorough=thorough)
+    except document.NotInParts:
+        return _parse([document.whole(body)], known or {}, thorough=thorough)
+
+
+def _parse(parts: Iterable[document.Tests], known: Verdicts, *, thorough: bool) -> Document:
     verdicts: Verdicts = {}
     records: dict[str, bytes] = {}
-    problems: list[Problem] = []
-    for name, entry in tests.items():
-        found = _problems(name, entry, known or {}, verdicts, thorough=thorough)
-        try:
-            records[name] = _record(name, entry, found)
-        except TypeError:  # orjson's: a lone surrogate
-            if not any(problem.unusable for problem in found):
-                found.insert(0, Problem(name, "", "its texts are not valid Unicode"))
-            if _encodable(name):
-                records[name] = _record(name, None, found)
-        problems += found
-    return Document(records, problems, verdicts)
+    problems: dict[str, list[Problem]] = {}
+    for tests in parts:
+        for name, entry in pace.in_pieces(tests.items()):
+            found = _problems(name, entry, known, verdicts, thorough=thorough)
+            try:
+                records[name] = _record(name, entry, found)
+            except TypeError:  # orjson's: a lone surrogate
+                if not any(problem.unusable for problem in found):
+                    found.insert(0, Problem(name, "", "its texts are not valid Unicode"))
+                if _encodable(name):
+                    records[name] = _record(name, None, found)
+            if found or name in problems:  # of a part before, where the name occurs twice
+                problems[name] = found
+    return Document(records, list(chain.from_iterable(problems.values())), verdicts)
 
 
 def validate(name: str, entry: object) -> list[Problem]:
@@ -137,22 +144,6 @@ def _verdict(text: str, names: tuple[str, ...]) -> str:
     except ConditionSyntaxError as error:
         return str(error).removeprefix(f"{INVALID}: ")
     return ""
-
-
-def _load(body: bytes) -> dict[str, Any]:
-    # orjson refuses NaN and lone surrogates: one bad entry would keep all others from being updated. Given bytes, json
-    # guesses an encoding, and Python imports a module for UTF-16: an import in a thread while the host may fork.
-    try:
-        try:
-            document = orjson.loads(body)
-        except ValueError:
-            document = json.loads(body.removeprefix(BOM_UTF8).decode("utf-8", "surrogatepass"))
-    except (ValueError, RecursionError) as error:
-        raise SettingsError(f"the settings are not JSON: {error}") from error
-    tests = document.get("tests") if isinstance(document, dict) else None
-    if not isinstance(tests, dict):
-        raise SettingsError("the settings have no object under 'tests'")
-    return tests
 
 
 def _encodable(name: str) -> bool:

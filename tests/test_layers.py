@@ -29,14 +29,14 @@ LAYERS = [
     ["post"],
     ["neighbours", "poller", "sender"],
     ["backlog", "publisher", "spool", "survey", "transport", "validation"],
-    ["events", "segment", "settings", "snapshot"],
+    ["document", "events", "segment", "settings", "snapshot"],
     ["control", "explanation", "header", "lock", "statedir", "watch"],
     ["assignment", "conditions", "config"],
     ["condition_nodes", "variant"],
     ["condition_tokens"],
     ["accounts", "log", "platform"],
     ["errors", "handler"],
-    ["interrupts", "lazy"],
+    ["interrupts", "lazy", "pace"],
 ]
 RANK = {module: -rank for rank, layer in enumerate(LAYERS) for module in layer}
 CORE_DEPENDENCIES = {"mmh3", "orjson", "requests", "urllib3"}  # urllib3 is the part of requests that reads
