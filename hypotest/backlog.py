@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hypotest import accounts, header, log, platform, segment
+from hypotest import accounts, header, log, pace, platform, segment
 from hypotest.control import LIVED, NAMES, ControlPage
 from hypotest.control import SPOOL_BYTES as SPOOL_BYTES_WORD
 from hypotest.errors import CorruptFile
@@ -26,6 +26,7 @@ _MAX_QUARANTINE = 16 << 20
 _BLOCK = 4096
 _DRAFT_AGE = 60.0
 _UNSOUND_PATIENCE = 5.0
+_RUN = 250  # events, between two rests
 
 Fate = str | None
 DELIVERED = ""
@@ -268,7 +269,8 @@ class Backlog:
                 offset = self._drop_expired(part, offset, end)
                 if offset >= end:
                     break
-            offsets, payloads = held.frames(offset, end, left, room)
+            offsets, payloads = held.frames(offset, end, min(left, _RUN), room)
+            pace.rest()
             if not offsets:
                 if not orphan and not self._out_of_patience(source):
                     break

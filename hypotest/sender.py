@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable
 
-from hypotest import log
+from hypotest import log, pace
 from hypotest.backlog import DELIVERED, Backlog, Batch, Fate
 from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError
 from hypotest.events import sent
@@ -62,7 +62,10 @@ class Sender:
         return self._backlog.settle(batch, parts.fates)
 
     def _send(self, ids: list[str], payloads: list[bytes]) -> None:
-        self._transport.send_events(_body(ids, payloads), hashlib.sha256("\n".join(ids).encode()).hexdigest())
+        pace.rest()
+        body, key = _body(ids, payloads), hashlib.sha256("\n".join(ids).encode()).hexdigest()
+        pace.rest()
+        self._transport.send_events(body, key)
 
 
 def _body(ids: list[str], payloads: list[bytes]) -> bytes:
