@@ -72,7 +72,7 @@ def _body(ids: list[str], payloads: list[bytes]) -> bytes:
     """The events, each with its id in front."""
     pieces = [b""] * (2 * len(ids))
     pieces[::2] = [f',{{"event_id":"{event_id}",'.encode() for event_id in ids]
-    pieces[1::2] = [sent(payload)[1:] for payload in payloads]
+    pieces[1::2] = [sent(payload)[1:] for payload in pace.in_pieces(payloads)]
     pieces[0] = b'{"events":[' + pieces[0].removeprefix(b",")
     pieces.append(b"]}")
     return b"".join(pieces)  # at once: each copy of it takes as long as a hundred events

@@ -95,14 +95,14 @@ FAULTS: list[Fault] = [
         "refused; the settings in force stay",
         f"{_NO_DOCUMENT}[a deep experiment]",
         "100,000 levels",
-        (Removal("hypotest/validation.py", "except (ValueError, RecursionError)", "except (ValueError)"),),
+        (Removal("hypotest/document.py", "except (ValueError, RecursionError)", "except (ValueError)"),),
     ),
     Fault(
         "settings in UTF-16, for which Python would import a module while the host may fork",
         "refused; the settings in force stay",
         "tests/test_settings.py::test_encodings",
         "4 encodings; found by the fuzzer's audit hook",
-        (Removal("hypotest/validation.py", '.removeprefix(BOM_UTF8).decode("utf-8", "surrogatepass")', ""),),
+        (Removal("hypotest/document.py", '.removeprefix(BOM_UTF8).decode("utf-8", "surrogatepass")', ""),),
     ),
     Fault(
         "settings of more than 64 MiB",
@@ -129,7 +129,7 @@ FAULTS: list[Fault] = [
         "NaN, Infinity, -Infinity, 1e999",
         (
             Removal(
-                "hypotest/validation.py",
+                "hypotest/document.py",
                 "            document = json.loads(",
                 "            raise\n            json.loads(",
             ),
