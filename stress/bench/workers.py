@@ -1,0 +1,134 @@
+"""A preforking application whose workers ask for an experiment each few milliseconds, and tell what they see.
+
+`python -m stress.bench.workers COUNT` makes one worker after the other, prints a line of JSON for each when it has
+answered first, and another for each switch of the settings that a worker sees. Ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import hypotest
+from stress.bench.formats import name
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+FIRST = name(0)
+_OTHERS = [name(number) for number in range(1, 11)]
+_PAUSE = 0.005
+_LATER = 0.1
+_PATIENCE = 60
+
+
+class Workers:
+    """The application's processes, as a context manager.
+
+    Attributes:
+        started: what each worker told first: its `pid`, `start` (ms from the fork to its first answer), and `first` (us
+            of the first calls of ten more experiments).
+    """
+
+    def __init__(self, count: int, env: dict[str, str]) -> None:
+        self._count = count
+        self._env = env
+
+    def __enter__(self) -> Workers:  # noqa: PYI034 - Self needs Python 3.11
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "stress.bench.workers", str(self._count)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=self._env,
+        )
+        self.started = self.told()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(_PATIENCE)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
+
+    def told(self) -> list[dict[str, Any]]:
+        """What each tells next, of a switch: `at` (when, by the monotonic clock), and `took` (us of the call)."""
+        assert self._process.stdout is not None
+        guard = threading.Timer(_PATIENCE, self._process.kill)  # its workers end with it
+        guard.start()
+        lines = [self._process.stdout.readline() for _ in range(self._count)]
+        guard.cancel()
+        assert all(lines), "a worker failed"
+        return [json.loads(line) for line in lines]
+
+
+def _fork(stop: int, alive: int) -> None:
+    """Makes a worker, and waits until it has answered."""
+    ready, tell = os.pipe()
+    forked = time.monotonic_ns()
+    if os.fork():
+        os.close(tell)
+        assert os.read(ready, 1), "a worker failed"
+        os.close(ready)
+        return
+    try:
+        os.close(alive)
+        variant, at, _ = _ask(FIRST)
+        first = [_ask(other)[2] for other in _OTHERS]
+        hypotest.kpi_event("purchase", "user-1")
+        _tell(pid=os.getpid(), start=(at - forked) / 1e6, first=first)
+        os.write(tell, b".")
+        os.close(tell)
+        _work(variant, stop)
+    finally:
+        os._exit(0)
+
+
+def _work(variant: str, stop: int) -> None:
+    while not select.select([stop], [], [], _PAUSE)[0]:
+        now, at, took = _ask(FIRST)
+        if now != variant:
+            variant = now
+            _tell(at=at / 1e9, took=took)
+            time.sleep(_LATER)
+            for other in _OTHERS:
+                _ask(other)
+
+
+def _ask(experiment: str) -> tuple[str, int, float]:
+    """The answer, when it was there, and what it took in us."""
+    began = time.monotonic_ns()
+    variant = hypotest.experiment(experiment, "user-1", report_event=False).variant
+    end = time.monotonic_ns()
+    return variant, end, (end - began) / 1e3
+
+
+def _tell(**what: object) -> None:
+    os.write(1, json.dumps(what).encode() + b"\n")
+
+
+def main(count: str) -> None:
+    """The process."""
+    stop, alive = os.pipe()
+    for _ in range(int(count)):
+        _fork(stop, alive)
+    sys.stdin.read()
+    os.close(alive)
+    for _ in range(int(count)):
+        os.wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
