@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -16,6 +19,7 @@ from hypotest.assignment import Experiment, decide
 from hypotest.errors import SettingsError
 from hypotest.settings import decode
 from hypotest.validation import Problem, parse_document, validate
+from tests.server_process import clean_env
 
 ENTRY: dict[str, Any] = {
     "test_id": 7,
@@ -353,3 +357,22 @@ def test_newer_condition() -> None:
 def test_views() -> None:
     """A record may be a view of a mapped file."""
     assert decode(memoryview(document(x=ENTRY).records["x"])).name == "x"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells the size of a process")
+def test_records_take_little_more_memory_than_they_are_long() -> None:
+    """What orjson leaves free around each record, several times its length, is not held with it."""
+    code = """
+import os, sys
+from hypotest.validation import parse_document
+def size(): return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE")
+body = sys.stdin.buffer.read()
+parse_document(body)
+before = size()
+held = [parse_document(body).records for _ in range(10)]
+print((size() - before) / 10)
+"""
+    records, entry = 2_000, {**ENTRY, "condition_to_enter_test": "True"}
+    body = json.dumps({"tests": {f"experiment-{n}": entry for n in range(records)}}).encode()
+    child = subprocess.run([sys.executable, "-c", code], input=body, capture_output=True, check=True, env=clean_env())
+    assert float(child.stdout) < 800 * records

@@ -64,7 +64,7 @@ def _ours(_url: str, _experiments: int) -> Call:
     import hypotest
 
     def call(user: str) -> str:
-        return hypotest.experiment(name(0), user, report_event=False).variant
+        return hypotest.experiment(name(0), user).variant
 
     assert call("ready") in VARIANTS
     return call
