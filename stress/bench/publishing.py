@@ -1,4 +1,4 @@
-"""What the settings cost a leader: `python -m stress.bench.publishing COUNT` prints it as JSON.
+"""What the settings cost an agent, a leader without requests: `python -m stress.bench.publishing COUNT` prints JSON.
 
 The parts are those of a poll: the document is read, the settings are written and put in force; and a poll without news,
 which reads all of the settings in force.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 
+from hypotest import pace
 from hypotest.control import open_control
 from hypotest.publisher import Publisher
 from hypotest.validation import parse_document
@@ -29,6 +30,7 @@ T = TypeVar("T")
 
 def main(count: str) -> None:
     """Prints ms by part: medians, of which the first round is none."""
+    pace.alone()
     body = orjson.dumps(FORMATS["hypotest"].document(int(count)))
     took: dict[str, list[float]] = {"read": [], "write": [], "no news": []}
     with tempfile.TemporaryDirectory() as directory:
