@@ -1,5 +1,6 @@
 """Long runs and benchmarks, on real hosts: `python -m stress NAME`.
 
+bench       our figures beside those of our peers: --json F --plot DIR, names of parts
 chaos       everything killed, stopped, starved and stepped at once, and the accounts checked: --seconds N --seed S
 corruption  files of each kind damaged in every way, and read as every process would
 defences    takes each defence against a fault away, and sees its test fail

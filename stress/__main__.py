@@ -7,7 +7,7 @@ from importlib import import_module
 
 import stress
 
-NAMES = ("chaos", "corruption", "defences", "fuzz", "idle", "interrupts", "model", "stop", "sweep")
+NAMES = ("bench", "chaos", "corruption", "defences", "fuzz", "idle", "interrupts", "model", "stop", "sweep")
 
 
 def main() -> int:

@@ -1,1 +1,11 @@
-"""`python -m stress bench`: our figures, and those of our peers, of one run on one machine."""
+"""`python -m stress bench [--json F] [--plot DIR] [NAME...]`: our figures, and our peers', of one run on one machine.
+
+Names of parts: calls, tail, fleet, drain, kill, takeover, imports, instructions; all of them if none is given. The
+peers come with the extra `bench`; those that are not installed are left out, and told.
+"""
+
+from __future__ import annotations
+
+from stress.bench.run import main
+
+__all__ = ["main"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from importlib.util import find_spec
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,10 @@ _BARS = {"experiment(report_event=False)": 0.5, "experiment()": 1.0, "kpi_event(
 
 def measure() -> Iterator[Row]:
     """All of them, those that are installed."""
-    there = [FLOOR, *ours.OURS, *(peer for peer in peers.PEERS if find_spec(peer.module))]
+    left_out = {peer.name: reason for peer in peers.PEERS if (reason := peers.missing(peer))}
+    for reason in left_out.values():
+        print(f"left out: {reason}")
+    there = [FLOOR, *ours.OURS, *(peer for peer in peers.PEERS if peer.name not in left_out)]
     with Sink() as sink, ExitStack() as stack:
         running = {peer.name: stack.enter_context(Contender(peer.name, sink.url)) for peer in there}
         took: dict[str, list[float]] = {name: [] for name in running}

@@ -215,7 +215,7 @@ PEERS = (
     Peer("growthbook", "growthbook", "growthbook", "feature value and tracking callback, no delivery", _growthbook),
     Peer("UnleashClient", "UnleashClient", "UnleashClient", "variant, counted", _unleash),
     Peer("posthog", "posthog", "posthog", "capture", _posthog, configured=False),
-    Peer("optimizely-sdk", "optimizely-sdk", "optimizely", "decide, with event", _optimizely),
+    Peer("optimizely-sdk", "optimizely-sdk", "optimizely.optimizely", "decide, with event", _optimizely),
 )
 DELIVERING = (
     "launchdarkly-server-sdk",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,18 @@ class Row:
     x: float | None = None
 
 
-def at_most(value: float, bar: float, words: str) -> dict[str, object]:
-    """The fields `bar` and `met` of a figure that must not be above `bar`."""
+class Bar(TypedDict):
+    """The fields of a row that say what has to hold, and whether it does."""
+
+    bar: str
+    met: bool
+
+
+def at_most(value: float, bar: float, words: str) -> Bar:
+    """Of a figure that must not be above `bar`."""
     return {"bar": words, "met": value <= bar}
 
 
-def at_least(value: float, bar: float, words: str) -> dict[str, object]:
-    """The same of one that must not be below."""
+def at_least(value: float, bar: float, words: str) -> Bar:
+    """Of a figure that must not be below."""
     return {"bar": words, "met": value >= bar}
