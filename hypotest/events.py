@@ -3,8 +3,8 @@
 Every value the application hands us is made to fit: what JSON has no form for becomes its str(), and nothing a tag
 holds, cyclic, deep, or raising, loses the event.
 
-In the spool an event begins with `{"time":1` and 19 digits, the nanoseconds since 1970; `sent` makes a text of them when
-it leaves. To do that in the application's call took a tenth of it.
+In the spool an event begins with `{"time":1` and 19 digits, the nanoseconds since 1970; `sent` makes a text of them
+when it leaves. To do that in the application's call took a tenth of it.
 """
 
 from __future__ import annotations
