@@ -132,7 +132,8 @@ def _problems(name: str, entry: object, known: Verdicts, verdicts: Verdicts, *, 
         return found
     if not any(problem.field in ("tag_names", _CONDITION) for problem in found):
         key = (entry[_CONDITION], tuple(entry.get("tag_names", ())))
-        verdicts[key] = verdict = known[key] if key in known else _verdict(*key)
+        verdict = verdicts.get(key, known.get(key))
+        verdicts[key] = verdict = _verdict(*key) if verdict is None else verdict
         if verdict:
             found.append(Problem(name, _CONDITION, verdict))
     return [*found, *_doubts(name, entry)]
