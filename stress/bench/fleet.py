@@ -113,21 +113,25 @@ _PUBLISHING = {
 
 def measure() -> Iterator[Row]:
     """Ours by experiments, by workers, and what a leader does; then the peers."""
-    by_experiments = {experiments: _fleet(experiments, _USUAL) for experiments in EXPERIMENTS}
-    few, many = by_experiments[_FEW], by_experiments[_MANY]
-    for experiments, found in by_experiments.items():
+    found: dict[int, Found] = {}
+    for experiments in EXPERIMENTS:
+        found[experiments] = _fleet(experiments, _USUAL)
         name = f"{experiments:,} experiments"
-        yield from _rows(_BY_EXPERIMENTS, name, found, few, f"{_FEW} experiments", "experiments", experiments)
-    above = many.private - few.private
+        base = found[_FEW]
+        yield from _rows(
+            _BY_EXPERIMENTS, name, found[experiments], base, f"{_FEW} experiments", "experiments", experiments
+        )
+    above = found[_MANY].private - found[_FEW].private
     held = at_most(above, 0.5, "<= 0.5 MiB")
     yield Row("fleet", f"{_MANY:,} experiments: memory of a worker above that with {_FEW}", above, "MiB", **held)
-    by_workers = {count: many if count == _USUAL else _fleet(_MANY, count) for count in WORKERS}
-    for count, found in by_workers.items():
+    by_workers: dict[int, Found] = {}
+    for count in WORKERS:
+        by_workers[count] = found[_MANY] if count == _USUAL else _fleet(_MANY, count)
         name = f"{count} worker{'s' * (count > 1)}, {_MANY:,} experiments"
-        yield from _rows(_BY_WORKERS, name, found, by_workers[1], "1 worker", "workers", count)
+        yield from _rows(_BY_WORKERS, name, by_workers[count], by_workers[1], "1 worker", "workers", count)
     for experiments in EXPERIMENTS:
         yield from _publishing(experiments)
-    yield from _peers(many)
+    yield from _peers(found[_MANY])
 
 
 def _rows(shown: tuple[Shown, ...], name: str, found: Found, base: Found, to: str, axis: str, x: int) -> Iterator[Row]:
