@@ -142,6 +142,8 @@ class Client:
             if self.page.replaced() or not state.whole():
                 log.limited(log.WARNING, "replaced", "the state directory was deleted or replaced: starting anew")
                 self._retire(self)
+            else:
+                self.spool.prepare()
 
     @property
     def watching(self) -> bool:

@@ -30,6 +30,7 @@ _PUBLISHED_FOR = 2.0
 _TALLY = 4096
 _RESERVE, _RESERVE_SHARE = 64 << 20, 0.05
 _MOST_SPENT = 4
+_SOON = 2.0
 
 
 class Spool:
@@ -68,6 +69,7 @@ class Spool:
         self._refuse_until = (0.0, "")
         self._spent: list[Segment] = []
         self._tally: list[Writer] = []
+        self._ahead: list[Writer] = []
         self._tally_made = False
         self._tally_after = 0.0
         self._published, self._published_at = -1, 0.0
@@ -181,12 +183,44 @@ class Spool:
 
     def _turn(self, full: Writer, length: int) -> Writer:
         """A fresh segment in place of one that is full or was deleted. The caller holds `full`."""
-        lasted = time.monotonic() - full.segment.opened
+        self._choose_size(full, time.monotonic() - full.segment.opened)
+        return self._open(length)
+
+    def _choose_size(self, full: Writer, lasted: float) -> None:
         if lasted < _QUICK:
             self._size = min(_LARGEST, full.words[FULL_SIZE] * 2)
         elif lasted > _SLOW:
             self._size = max(_SMALLEST, full.words[FULL_SIZE] // 2)
-        return self._open(length)
+
+    def prepare(self) -> None:
+        """Makes the next segment if one will be full soon: the call that fills it need not, and wait for the disk.
+
+        To be called about once a second, in a thread of ours.
+        """
+        with interrupts.suppress(EventRefused, OSError):  # no room: the call that comes to need one says so
+            for held in list(self.segments.values()):
+                writer = held.writer and held.writer()
+                if writer and not self._ahead and not self._closed and self._is_full_soon(writer):
+                    self._ahead.append(self._create(self._size))
+            if self._closed:
+                self.close()
+
+    def _is_full_soon(self, writer: Writer) -> bool:
+        used, lasted = writer.words[POSITION] & OFFSET, time.monotonic() - writer.segment.opened
+        soon = used * 2 > writer.limit > 0 and (writer.limit - used) * lasted < used * _SOON
+        if soon:
+            self._choose_size(writer, lasted)
+        return soon
+
+    def _made_ahead(self, length: int) -> Writer | None:
+        try:
+            writer = self._ahead.pop()
+        except IndexError:
+            return None
+        if writer.limit >= HEADER + 8 + length:
+            return writer
+        self._finish(writer.segment)  # deleted, or too small
+        return None
 
     def _finish(self, done: Segment) -> None:
         # Finished first: a leader of this process may open the file by name as soon as it is out of `segments`.
@@ -203,6 +237,9 @@ class Spool:
     def _open(self, length: int) -> Writer:
         if length > MAX_PAYLOAD:
             raise self._refusal("too_large", f"{length} bytes, at most {MAX_PAYLOAD}")
+        if self._ahead and (ready := self._made_ahead(length)):
+            self._write_down(ready.segment)
+            return ready
         until, reason = self._refuse_until
         if reason and time.monotonic() < until:
             raise self._refusal(reason, "as a moment ago")
@@ -297,13 +334,14 @@ class Spool:
         self._begin()
         self._idle.clear()
         self._tally.clear()
+        self._ahead.clear()
         for held in inherited:
             held.disown()
 
     def close(self) -> None:
         """Finishes the segments; what an append has checked out right now is finished when it is put back."""
         self._closed = True
-        for held in (self._idle, self._tally):
+        for held in (self._idle, self._tally, self._ahead):
             with contextlib.suppress(IndexError):
                 while True:
                     self._finish(held.pop().segment)
