@@ -26,7 +26,7 @@ _MAX_QUARANTINE = 16 << 20
 _BLOCK = 4096
 _DRAFT_AGE = 60.0
 _UNSOUND_PATIENCE = 5.0
-_RUN = 250  # events, between two rests
+_RUN = 500  # events, between two rests
 
 Fate = str | None
 DELIVERED = ""

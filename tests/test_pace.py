@@ -66,4 +66,4 @@ def test_a_batch_is_claimed_in_pieces(rests: Rests, tmp_path: Path) -> None:
     rests.clear()
     batch = backlog.claim(1_000, 1 << 20)
     assert batch.payloads == [b'{"n":%d}' % n for n in range(1_000)]
-    assert len(rests) > 3
+    assert len(rests) > 1
