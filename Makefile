@@ -41,12 +41,13 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(READY)
 
-# A host that cannot be installed here is left out, and its tests say so.
+# A host, or a peer of the benchmark, that cannot be installed here is left out, and its tests say so.
 $(ALL): $(HOSTS) $(READY)
 	$(BIN)/python -m pip install --quiet --requirement $(HOSTS) || \
 		grep -v '^#' $(HOSTS) | while read -r host; do \
 			$(BIN)/python -m pip install --quiet "$$host" || echo "left out: $$host"; \
 		done
+	$(BIN)/python -m pip install --quiet --editable '.[bench]' || echo "left out: the benchmark's peers"
 	touch $(ALL)
 
 clean:
