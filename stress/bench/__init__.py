@@ -1,7 +1,7 @@
 """`python -m stress bench [--json F] [--plot DIR] [NAME...]`: our figures, and our peers', of one run on one machine.
 
-Names of parts: calls, tail, fleet, drain, kill, takeover, imports, instructions; all of them if none is given. The
-peers come with the extra `bench`; those that are not installed are left out, and told.
+Names of parts: calls, breakdown, tail, fleet, drain, kill, takeover, imports, instructions; all of them if none is
+given. The peers come with the extra `bench`; those that are not installed are left out, and told.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 BEGIN, END = "<!-- the figures: written by `python -m stress.bench.document` -->\n", "<!-- the end of the figures -->\n"
 _TITLES = {
     "calls": "A call",
+    "breakdown": "Where the time of a call goes",
     "tail": "The tail",
     "fleet": "The fleet",
     "drain": "The drain",

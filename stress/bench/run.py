@@ -19,7 +19,7 @@ from hypotest.config import VERSION
 if TYPE_CHECKING:
     from stress.bench.row import Row
 
-PARTS = ("calls", "tail", "fleet", "drain", "kill", "takeover", "imports", "instructions")
+PARTS = ("calls", "breakdown", "tail", "fleet", "drain", "kill", "takeover", "imports", "instructions")
 _MARK = {True: "holds", False: "MISSED", None: ""}
 
 
