@@ -113,7 +113,9 @@ def _rates(directory: Path, sink: _Sink) -> Iterator[Row]:
     for by, column in zip(("requests.Session().post", "requests.post"), zip(*ratios, strict=True), strict=True):
         ratio, to = median(column), f"{by} of the same bodies"
         words = f"the same in bytes of bodies, beside {by}"
-        yield Row("drain", words, speed, "MiB/s", to=to, ratio=ratio, **at_least(ratio, 0.5, f">= 0.5 x bare {by}"))
+        # A session saves what takes a bare post most of its time, and posts at memory speed: told, but no bar.
+        held = at_least(ratio, 0.5, f">= 0.5 x bare {by}") if by == "requests.post" else {}
+        yield Row("drain", words, speed, "MiB/s", to=to, ratio=ratio, **held)
 
 
 def _steady(directory: Path, sink: _Sink) -> Iterator[Row]:
