@@ -4,8 +4,8 @@ grammar   makes conditions together with their value, documents of right and wro
 coverage  changes bytes so that further lines of the source are reached; needs the extra `fuzz` (atheris)
 
 For each input: nothing but the documented exceptions is let out; no file, process, import or code (an audit hook
-tells); at most 10 ms of processor time for each 64 KiB; bounded memory and depth; the same result twice, or the one
-that is expected. Without a name both run, and share the inputs.
+tells); at most 10 ms (or FUZZ_MS) of processor time for each 64 KiB; bounded memory and depth; the same result twice,
+or the one that is expected. Without a name both run, and share the inputs.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import tracemalloc
@@ -10,7 +11,7 @@ from typing import Any
 
 from hypotest import interrupts
 
-PER_64_KIB = 10_000_000
+PER_64_KIB = int(os.environ.get("FUZZ_MS", "10")) * 1_000_000
 """ns of processor time; inputs that are smaller may take as long."""
 MOST_MEMORY = 4 << 20
 MEMORY_PER_BYTE = 400
