@@ -85,6 +85,8 @@ def _part(body: bytes, start: int, end: int) -> tuple[Tests, int]:
         try:
             members = orjson.loads(b"{%b}" % body[start:cut])
         except ValueError:
+            if cut == end:
+                break
             continue
         if members:
             return members, cut + 1

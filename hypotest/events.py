@@ -134,14 +134,18 @@ def _hasher(salt: bytes) -> Callable[[str], bytes]:
 
 def sent(payload: bytes) -> bytes:
     """An event as wire.md has it: its time as text."""
-    if not payload.startswith(_STAMP_OF_NOW):
+    if not _is_stamped(payload):
         return payload
     return b'{"time":"%b.%b"%b' % (_utc(payload[_SECOND]), payload[_MICROSECOND], payload[_END_OF_STAMP:])
 
 
 def is_older(payload: bytes, cutoff: float) -> bool:
     """Whether an event was accepted before the Unix time `cutoff`, by its own clock."""
-    return payload.startswith(_STAMP_OF_NOW) and int(payload[_SECOND]) < int(cutoff)
+    return _is_stamped(payload) and int(payload[_SECOND]) < int(cutoff)
+
+
+def _is_stamped(payload: bytes) -> bool:
+    return payload.startswith(_STAMP_OF_NOW) and payload[_SECOND].isdigit()
 
 
 @lru_cache(maxsize=256)

@@ -96,7 +96,7 @@ def identify(path: str, header: bytes) -> Identity:
                 found = Identity(first, *who, last)
                 if HEADER <= last <= _LARGEST and found.checksum() == checksum:
                     return found
-        if magic == _MAGIC and (instance, number) == named and HEADER <= full <= _LARGEST:
+        if magic == _MAGIC and (instance, number) == named and HEADER <= full <= _LARGEST and seed <= _U32:
             return Identity(seed, instance, number, full)  # the frames will say whether the seed is right
     raise CorruptFile(f"{path} is not a segment of this version")
 
@@ -183,7 +183,7 @@ def marks_of(header: bytes, full: int) -> tuple[int, int]:
 def guess(header: bytes) -> tuple[int, int, list[int]]:
     """Position, acknowledged position and accounts of a segment without a sound identity: what its position claims.
 
-    One event at least: a segment is made when there is an event for it.
+    One event at least: one too many in the accounts is better than one that nobody knows of.
     """
     claimed, settled = (mark >> 40 for mark in marks_of(header.ljust(HEADER, b"\0"), _LARGEST_GUESS))
     events = max(1, claimed, settled)

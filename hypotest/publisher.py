@@ -111,6 +111,8 @@ class Publisher:
         return True
 
     def _write(self, path: str, data: bytes) -> None:
+        if self._is_closed():
+            return
         draft = f"{self._directory}/.settings-draft"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(draft)
@@ -122,7 +124,8 @@ class Publisher:
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(draft, path)
+        if not self._is_closed():  # a successor may have given the same number to other settings
+            os.rename(draft, path)
 
 
 def _encode(named: Mapping[bytes, bytes], generation: int, digest: bytes) -> bytes:

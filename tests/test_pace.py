@@ -24,14 +24,16 @@ def rests(monkeypatch: pytest.MonkeyPatch) -> Rests:
     clock = count()
     monkeypatch.setattr(pace, "_alone", [])
     monkeypatch.setattr(pace.time, "sleep", taken.append)
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: next(clock) * 0.25e-4)
+    for name in ("perf_counter", "thread_time"):
+        monkeypatch.setattr(pace.time, name, lambda: next(clock) * 0.25e-4)
+    monkeypatch.setattr(pace, "_mine", pace._Mine())
     return taken
 
 
 def test_a_rest_after_each_piece(rests: Rests) -> None:
     """All items come, in order, and there is a rest after each piece of work on them."""
     assert list(pace.in_pieces(range(100))) == list(range(100))
-    assert 8 <= len(rests) <= 11
+    assert 8 <= len(rests) <= 12
     assert 0 < max(rests) < 1e-4
 
 
@@ -56,8 +58,27 @@ def test_settings_are_read_and_written_in_pieces(rests: Rests, tmp_path: Path) -
         assert len(rests) > 80
 
 
-def test_a_batch_is_claimed_in_pieces(rests: Rests, tmp_path: Path) -> None:
+def test_a_long_rest_is_followed_by_a_long_piece(rests: Rests, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each rest lasts as long as two busy threads make it, a leader still has a quarter of that for itself."""
+    now = [0.0]
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(pace.time, "thread_time", lambda: now[0])
+
+    def sleep(_: float) -> None:
+        rests.append(now[0])
+        now[0] += 10e-3
+
+    monkeypatch.setattr(pace.time, "sleep", sleep)
+    for _ in range(1_000):
+        pace.rest()
+        now[0] += 0.1e-3
+    worked, rested = 0.1, 10e-3 * len(rests)
+    assert worked / rested == pytest.approx(0.25, rel=0.1)
+
+
+def test_a_batch_is_claimed_in_pieces(rests: Rests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch of 1,000 events is claimed with rests between, and is whole."""
+    monkeypatch.setattr(pace, "_PIECE", 0.0)
     namespace = Namespace(tmp_path)
     for n in range(1_000):
         namespace.spool.append(b'{"n":%d}' % n)

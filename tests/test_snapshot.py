@@ -118,6 +118,28 @@ def test_unchanged_settings_publish_nothing(home: Home) -> None:
     assert home.publisher.publish({"a": b"1", "b": b"2"}) == 3
 
 
+@pytest.mark.parametrize("moment", ["before it writes", "before it renames"])
+def test_a_publisher_that_is_deposed_half_way_replaces_nothing(
+    home: Home, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Its successor gives the same number to newer settings, which stay."""
+    deposed, successor = home.publisher, Publisher(home.path, home.page)
+    encode, sync = publisher._encode, os.fsync
+
+    def depose() -> None:
+        monkeypatch.undo()
+        deposed.close()
+        assert successor.publish({"a": b"newer"}) == 1
+
+    if moment == "before it writes":
+        monkeypatch.setattr(publisher, "_encode", lambda *given: (encode(*given), depose())[0])
+    else:
+        monkeypatch.setattr(os, "fsync", lambda fd: (sync(fd), depose()))
+    assert deposed.publish({"a": b"older"}) == 0
+    assert home.reader().get("a") == b"newer"
+    assert successor.in_force()
+
+
 def test_a_switch_is_seen_at_the_next_call(home: Home) -> None:
     """A reader has the new settings as soon as they are in force, all of them."""
     reader = home.reader()

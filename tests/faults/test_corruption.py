@@ -131,6 +131,16 @@ def test_a_damaged_header_costs_no_event(home: Namespace, caplog: pytest.LogCapt
     assert os.listdir(home.state.quarantine) == []
 
 
+def test_a_seed_that_can_be_none_keeps_no_other_from_being_sent(home: Namespace) -> None:
+    """A header whose seed is beyond 32 bits, with nothing left to tell the right one, costs its own events alone."""
+    path, sound = leftover(home), leftover(home)
+    overwrite(path, 12, b"\x01")
+    overwrite(path, 224, b"\xff" * 12)
+    found = drain(home.backlog())
+    assert [event_id.rpartition("-")[0] for event_id, _ in found] == [sound.stem] * 3
+    assert os.listdir(home.state.quarantine) == [path.name]
+
+
 @pytest.mark.parametrize(("left", "lost"), [("position", 3), ("nothing", 1)])
 def test_a_segment_that_cannot_be_read_is_counted(home: Namespace, left: str, lost: int) -> None:
     """Its events are counted as corrupt, as many as its position says, or one; before that they are pending."""

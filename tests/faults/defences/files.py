@@ -13,6 +13,13 @@ FAULTS = [
         removals=(Removal("hypotest/header.py", "for first, last in (plain, again):", "for first, last in (plain,):"),),
     ),
     Fault(
+        fault="A segment's header is damaged in two places, and claims a seed that cannot be",
+        happens="It goes to quarantine, its events are counted, and all other segments are sent",
+        test="tests/faults/test_corruption.py::test_a_seed_that_can_be_none_keeps_no_other_from_being_sent",
+        figure="3 of 3 events of the segment beside it",
+        removals=(Removal("hypotest/header.py", " and seed <= _U32:", ":"),),
+    ),
+    Fault(
         fault="A segment is empty or unreadable, as after a power cut",
         happens="It goes to quarantine, and counts as the events that its position claims, or as one: `corrupt`",
         test="tests/faults/test_corruption.py::test_a_segment_that_cannot_be_read_is_counted",

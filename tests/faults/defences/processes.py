@@ -19,6 +19,17 @@ FAULTS = [
         ),
     ),
     Fault(
+        fault="A leader loses its place while it publishes settings",
+        happens="Its successor's settings of the same number stay; what it has prepared is thrown away",
+        test="tests/test_snapshot.py::test_a_publisher_that_is_deposed_half_way_replaces_nothing[before it renames]",
+        figure="at two moments of a publication",
+        removals=(
+            Removal(
+                "hypotest/publisher.py", "        if not self._is_closed():  # a succ", "        if self:  # a succ"
+            ),
+        ),
+    ),
+    Fault(
         fault="Everything at once: processes and server killed, stopped and forked, the disk full, clocks wrong",
         happens="Every accepted event is counted once, and the accounts add up",
         test="tests/faults/test_chaos.py::test_a_short_run",
