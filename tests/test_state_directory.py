@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,8 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it changes
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path) as running:
+    # A token of its own: what an earlier run left under /var/tmp for the same port must not be taken for this one's.
+    with ServerProcess(tmp_path, tokens=(uuid.uuid4().hex,)) as running:
         yield running
 
 

@@ -9,7 +9,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
-from hypotest import interrupts
+from hypotest import interrupts, pace
 
 PER_64_KIB = int(os.environ.get("FUZZ_MS", "10")) * 1_000_000
 """ns of processor time; inputs that are smaller may take as long."""
@@ -47,6 +47,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 def install() -> None:
     """Watches this process from now on. There is no way back: processes that fuzz do nothing else."""
+    pace.alone()  # a rest is an event of its own
     sys.addaudithook(_audit)
     sys.setrecursionlimit(DEEPEST + _depth())
 

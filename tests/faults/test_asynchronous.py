@@ -49,7 +49,7 @@ def test_an_exception_at_every_bytecode_of_the_hot_path(server: ServerProcess, t
     """Each kind reaches the host from each bytecode; all events of other calls arrive, once."""
     kinds = ("SoftTimeLimitExceeded", "TimeoutError", "KeyboardInterrupt", "SystemExit")
     rows = sweep(server, tmp_path / "state", f"[interrupted({call!r}, 'steady', kind) for kind in {kinds}]")
-    sound(rows, tried=200)
+    sound(rows, tried=150)
     assert [(row.tried, row.dying) for row in rows] == [(row.bytecodes, 0) for row in rows]
 
 
@@ -153,7 +153,7 @@ def test_ten_thousand_exceptions_leave_nothing_open(server: ServerProcess, tmp_p
     rows = sweep(
         server,
         tmp_path / "state",
-        "[interrupted('kpi_event', 'steady', 'SoftTimeLimitExceeded') for _ in range(32)]",
+        "[interrupted('kpi_event', 'steady', 'SoftTimeLimitExceeded') for _ in range(48)]",
         first="assert hypotest.wait_until_ready(10)\nhypotest.kpi_event('x', user_id='u')\nbefore = descriptors()",
         last="until(lambda: descriptors() <= before + 8, 'descriptors are closed')\n"
         "assert len(runtime.current().spool.segments) <= 4, runtime.current().spool.segments",
@@ -213,7 +213,7 @@ def test_a_fork_in_the_middle_of_a_call(server: ServerProcess, tmp_path: Path) -
         tmp_path / "state",
         f"[forked(call, first={random.randint(1, stride)}, stride={stride}) for call in ('experiment', 'kpi_event')]",
     )
-    sound(rows, tried=60)
+    sound(rows, tried=40)
 
 
 def test_a_fork_without_hooks_in_the_middle_of_a_call(server: ServerProcess, tmp_path: Path) -> None:

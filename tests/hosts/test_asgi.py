@@ -54,11 +54,15 @@ class UvicornWorker(Asgi):
 class Hypercorn(Asgi):
     """hypercorn, whose workers are spawned. When one is killed it ends itself: an operator has to start it anew.
 
-    A connection that is accepted right at the stop is cancelled, of which Python 3.11's asyncio prints a traceback.
+    A connection that is accepted right at the stop is cancelled, of which Python 3.11's asyncio prints a traceback, and
+    3.13's one of its transport's destructor.
     """
 
     name = "hypercorn"
-    usual = r"StreamReaderProtocol|Traceback|task\.exception\(\)|propagate_cancellation_error|CancelledError"
+    usual = (
+        r"StreamReaderProtocol|Traceback|task\.exception\(\)|propagate_cancellation_error|CancelledError"
+        r"|_SelectorTransport\.__del__|TypeError: 'NoneType' object is not iterable"
+    )
     mortal = True
     packages = ("hypercorn",)
 
