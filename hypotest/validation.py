@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -155,23 +156,23 @@ def _encodable(name: str) -> bool:
     return True
 
 
-def _error(problem: Problem) -> str:
-    """Give the `ht_sdk_error` of an unusable entry."""
-    if problem.field == _CONDITION:
-        return f"{INVALID}: {problem.message}"
-    place = f"{problem.field}: " if problem.field else ""
-    return f"settings are invalid: {place}{problem.message}"
+@lru_cache(maxsize=64)
+def _error(field: str, message: str) -> bytes:
+    """Give the `ht_sdk_error` of an unusable entry, as JSON."""
+    if field == _CONDITION:
+        return orjson.dumps(f"{INVALID}: {message}")
+    place = f"{field}: " if field else ""
+    return orjson.dumps(f"settings are invalid: {place}{message}")
 
 
 def _record(name: str, entry: Any, problems: list[Problem]) -> bytes:
     text = entry.get(_CONDITION) if isinstance(entry, dict) else None
-    fields: dict[str, Any] = {"name": name}
     if problems and problems[0].unusable:  # these come first
-        fields["error"] = _error(problems[0])
-        if isinstance(text, str) and text not in ("", _TRUE):
-            fields["condition"] = text
-        return _dumps(fields)
-    fields["test_id"] = entry["test_id"]
+        error = _error(problems[0].field, problems[0].message)
+        shown = isinstance(text, str) and text not in ("", _TRUE)
+        condition = b',"condition":' + orjson.dumps(text) if shown else b""
+        return b'{"name":%b,"error":%b%b}' % (orjson.dumps(name), error, condition)
+    fields: dict[str, Any] = {"name": name, "test_id": entry["test_id"]}
     if state := entry["test_state"]:
         fields["state"] = state
     fields["active"] = entry["test_active"]
