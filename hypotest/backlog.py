@@ -445,7 +445,7 @@ class Backlog:
             try:
                 if os.fstat(fd).st_nlink > 1:  # another file of ours, linked here by somebody else
                     return
-                os.write(fd, b'{"event_id":"%b","event":%b}\n' % (event_id.encode(), sent(payload)))
+                os.write(fd, b'{"event_id":"%b","event":{%b}\n' % (event_id.encode(), *sent([payload])))
             finally:
                 os.close(fd)
 

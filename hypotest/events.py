@@ -9,8 +9,7 @@ when it leaves. To do that in the application's call took a tenth of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from time import gmtime, strftime, time_ns
 
@@ -36,7 +35,8 @@ _GOAL_WITHOUT_ID = b',"ht_sdk_error":"goal was sent without user_id and visitor_
 _MOST_KEPT, _LONGEST_KEPT = 1_000, 200
 _STAMP, _STAMP_OF_NOW = b'{"time":', b'{"time":1'
 _TWENTY_DIGITS = 10**19  # added to the nanoseconds: their digits then stand at the same places, until 2237
-_SECOND, _MICROSECOND, _END_OF_STAMP = slice(9, 19), slice(19, 25), 28
+_UP_TO_SECOND, _SECOND, _MICROSECOND, _END_OF_STAMP = slice(0, 19), slice(9, 19), slice(19, 25), 28
+_texts: dict[bytes, bytes] = {}
 
 dumps = orjson.dumps
 
@@ -132,11 +132,23 @@ def _hasher(salt: bytes) -> Callable[[str], bytes]:
     return hashed
 
 
-def sent(payload: bytes) -> bytes:
-    """An event as wire.md has it: its time as text."""
+def sent(payloads: Iterable[bytes]) -> list[bytes]:
+    """Events as wire.md has them, their times as text, and each without its opening brace."""
+    found = []
+    for payload in payloads:
+        text = _texts.get(payload[_UP_TO_SECOND]) or _begin_of(payload)
+        found.append(text + payload[_MICROSECOND] + b'"' + payload[_END_OF_STAMP:] if text else payload[1:])
+    return found
+
+
+def _begin_of(payload: bytes) -> bytes:
+    """The time as text, up to its microseconds; nothing for an event that is not of this module."""
     if not _is_stamped(payload):
-        return payload
-    return b'{"time":"%b.%b"%b' % (_utc(payload[_SECOND]), payload[_MICROSECOND], payload[_END_OF_STAMP:])
+        return b""
+    if len(_texts) >= _MOST_KEPT:
+        _texts.clear()
+    text = strftime("%Y-%m-%d %H:%M:%S", gmtime(int(payload[_SECOND])))
+    return _texts.setdefault(payload[_UP_TO_SECOND], f'"time":"{text}.'.encode())
 
 
 def is_older(payload: bytes, cutoff: float) -> bool:
@@ -146,11 +158,6 @@ def is_older(payload: bytes, cutoff: float) -> bool:
 
 def _is_stamped(payload: bytes) -> bool:
     return payload.startswith(_STAMP_OF_NOW) and payload[_SECOND].isdigit()
-
-
-@lru_cache(maxsize=256)
-def _utc(second: bytes) -> bytes:
-    return strftime("%Y-%m-%d %H:%M:%S", gmtime(int(second))).encode()
 
 
 def _visit_head(name: str, decision: Decision) -> bytes:
