@@ -43,8 +43,10 @@ def rest() -> None:
     Each busy thread of the application keeps the GIL for 5 ms before we have it again: the longer a rest took, the
     longer is the next piece, or a leader in a busy worker would hardly ever work.
     """
+    if _alone:
+        return
     began = time.perf_counter()
-    if _alone or began < _mine.look:
+    if began < _mine.look:
         return
     left = _mine.due - time.thread_time()
     if left > 0:  # it waited for something meanwhile
