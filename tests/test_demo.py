@@ -255,11 +255,10 @@ def test_a_child_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypat
 
     def gone() -> bool:
         try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):  # the latter if it goes while it is read
             return True
-        # Its parent is dead: where nobody reaps orphans, it stays as a zombie.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return state == "Z"  # its parent is dead: where nobody reaps orphans, it stays as a zombie
 
     wait_for(gone, "the grandchild is dead")
 

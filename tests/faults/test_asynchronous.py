@@ -163,13 +163,11 @@ def test_ten_thousand_exceptions_leave_nothing_open(server: ServerProcess, tmp_p
 
 def test_an_exception_where_a_segment_is_made_leaves_no_descriptor(server: ServerProcess, tmp_path: Path) -> None:
     """Those that are interrupted half-way are closed."""
-    last = """
-def drafts():
-    return [fd for fd in os.listdir("/proc/self/fd") if "/." in os.path.realpath(f"/proc/self/fd/{fd}")]
-until(lambda: not drafts(), "drafts are closed")
-"""
     rows = sweep(
-        server, tmp_path / "state", "[interrupted('kpi_event', 'rotates', 'SoftTimeLimitExceeded')]", last=last
+        server,
+        tmp_path / "state",
+        "[interrupted('kpi_event', 'rotates', 'SoftTimeLimitExceeded')]",
+        last="until(lambda: not any('/.' in path for path in open_paths()), 'drafts are closed')",
     )
     sound(rows, tried=500)
 
