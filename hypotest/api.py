@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping
 
 from hypotest import assignment, interrupts, log, runtime
-from hypotest.assignment import Decision
+from hypotest.assignment import Decision, decide
 from hypotest.client import Client
 from hypotest.config import parse
 from hypotest.errors import ConfigError, EventRefused
+from hypotest.events import as_text
 from hypotest.health import Status, gather
 from hypotest.variant import CONTROL_VARIANT, Variant
 
@@ -107,12 +108,11 @@ def experiment(
         now = runtime.current()
         user = user_id if user_id is None or type(user_id) is str else _id(user_id)
         visitor = visitor_id if visitor_id is None or type(visitor_id) is str else _id(visitor_id)
-        if type(experiment_name) is not str:
-            experiment_name = str(experiment_name)
-        reader = now.reader
-        found = reader.get(experiment_name) if reader is not None else None
+        found = now.find(experiment_name)
         if found is not None:
-            decision = assignment.decide(found, user, visitor, tags, override)
+            decision = decide(found, user, visitor, tags, override)
+        elif type(experiment_name) is not str:
+            return experiment(as_text(experiment_name), user, visitor, tags, override, report_event)
         elif not now.connected:
             return assignment.offline(override)
         else:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 
-import mmh3
+from mmh3 import hash as murmur3
 
 from hypotest.errors import ConditionError
 from hypotest.interrupts import let_through
@@ -264,7 +264,7 @@ def decide(
     except UnicodeEncodeError as error:
         let_through(error)
         return experiment.bad_id
-    return table[bisect_right(experiment.thresholds, mmh3.hash(key, SEED, False))]
+    return table[bisect_right(experiment.thresholds, murmur3(key, SEED, False))]
 
 
 def _unhashed(

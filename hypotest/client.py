@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from hypotest import accounts, control, interrupts, lazy, leader, log, settings, snapshot, statedir
+from hypotest.assignment import Experiment
 from hypotest.config import Config
 from hypotest.errors import EventRefused, StorageError, ThreadsStandStill
 from hypotest.events import Encoder
@@ -32,6 +33,7 @@ class Client:
         config: the configuration in force.
         connected: False for `connect_to_server=False`: no thread, no file, no socket, ever.
         reader: the settings; None without a state directory.
+        find: its `get`, or what finds nothing.
         spool: the events; None without a state directory.
         encoder: makes events.
         state: the state directory; None if there is none.
@@ -61,6 +63,7 @@ class Client:
         self.connected = settled.connect_to_server
         self.encoder = Encoder(settled.hash_ids)
         self.reader: snapshot.Reader | None = None
+        self.find: Callable[[str], Experiment | None] = _find_nothing
         self.spool: Spool | None = None
         self.state: statedir.StateDir | None = None
         self.page: control.ControlPage | None = None
@@ -104,6 +107,7 @@ class Client:
             held = self._former.held(state.path) if self._former is not None else None
             self._former = None
             self.reader = snapshot.Reader(state.path, page, settings.decode, held)
+            self.find = self.reader.get
             self.spool = Spool(
                 state.spool, self.config.max_spool_bytes, self._spool_bytes, self.refusals, self._segments
             )
@@ -250,3 +254,7 @@ class Client:
         finally:
             if self.campaign is not None:
                 self.campaign.stop()
+
+
+def _find_nothing(_name: str) -> None:
+    """No settings, no experiment."""

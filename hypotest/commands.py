@@ -12,7 +12,6 @@ import select
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from hypotest import control, explanation, log, pace, report, runtime, segment, settings, statedir, validation
 from hypotest.client import Client
@@ -56,7 +55,7 @@ def _require_token(config: Config) -> str:
 def _look(config: Config) -> Onlooker:
     _require_token(config)
     quiet()
-    return Onlooker(replace(config, connect_to_server=True))
+    return Onlooker(config.replace(connect_to_server=True))
 
 
 def _nothing_here(looker: Onlooker) -> str:
@@ -181,7 +180,7 @@ def _campaign(config: Config, state: statedir.StateDir) -> Iterator[None]:
     except StorageError as error:
         raise CommandFailed(2, str(error)) from None
     pace.alone()
-    campaigner = Client(replace(config, leader="auto", state_dir=state.root), runtime.start_thread)
+    campaigner = Client(config.replace(leader="auto", state_dir=state.root), runtime.start_thread)
     try:
         campaigner.start()
         yield

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
 
 from hypotest.errors import ConfigError
 from hypotest.interrupts import let_through
+from hypotest.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,12 +98,23 @@ def _choice(*choices: str) -> Callable[[object], str]:
     return parse
 
 
-def _option(env: str, default: Any, parse: Callable[[object], Any], *, secret: bool = False) -> Any:
-    return field(default=default, repr=not secret, metadata={"env": env, "parse": parse, "secret": secret})
+class Option:
+    """A parameter: its variable of the environment, its default, what checks it, and whether it is never shown."""
+
+    __slots__ = ("default", "env", "parse", "secret")
+
+    def __init__(self, env: str, default: object, parse: Callable[[object], Any], *, secret: bool = False) -> None:
+        self.env = env
+        self.default = default
+        self.parse = parse
+        self.secret = secret
 
 
-@dataclass(frozen=True)
-class Config:
+def _option(env: str, default: object, parse: Callable[[object], Any], *, secret: bool = False) -> Any:
+    return Option(env, default, parse, secret=secret)
+
+
+class Config(Record):
     """Every parameter of the SDK, valid. Units: seconds and bytes."""
 
     token: str | None = _option("HT_TOKEN", None, _token, secret=True)
@@ -123,8 +134,20 @@ class Config:
     connection_timeout: float = _option("HT_CONNECTION_TIMEOUT", 2.0, _number(0.05, 300, "seconds"))
     leader: str = _option("HT_LEADER", "auto", _choice("auto", "off"))
 
+    def __init__(self, **values: object) -> None:
+        """Takes parameters by name, valid ones; the others have their defaults."""
+        super().__init__(**({name: option.default for name, option in OPTIONS.items()} | values))
 
-OPTIONS = {option.name: option for option in fields(Config)}
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name, option in OPTIONS.items() if not option.secret)
+        return f"Config({', '.join(shown)})"
+
+    def replace(self, **changes: object) -> Config:
+        """A copy in which these parameters are different."""
+        return Config(**(self.__dict__ | changes))
+
+
+OPTIONS: dict[str, Option] = {name: vars(Config)[name] for name in Config.__annotations__}
 
 
 def parse(name: str, value: object) -> Any:
@@ -135,11 +158,11 @@ def parse(name: str, value: object) -> Any:
     """
     if name not in OPTIONS:
         raise ConfigError(f"no parameter is called {name!r:.60}; there are {', '.join(OPTIONS)}")
-    metadata = OPTIONS[name].metadata
+    option = OPTIONS[name]
     try:
-        return metadata["parse"](value)
+        return option.parse(value)
     except ConfigError as error:
-        got = "" if metadata["secret"] or _holds_password(value) else f", got {value!r:.60}"
+        got = "" if option.secret or _holds_password(value) else f", got {value!r:.60}"
         raise ConfigError(f"{name}: {error}{got}") from None
 
 
@@ -160,7 +183,7 @@ def resolve(overrides: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[C
     values: dict[str, Any] = {}
     warnings = []
     for name, option in OPTIONS.items():
-        env = option.metadata["env"]
+        env = option.env
         if name in overrides:
             values[name] = overrides[name]
         elif environ.get(env):

@@ -29,7 +29,7 @@ _SDK_TAGS = {"sdk_version": VERSION, "sdk_type": SDK_TYPE}
 _NO_TAGS = b',"tags_name_value":' + orjson.dumps(_SDK_TAGS) + b"}"
 _MAX_DEPTH, _MAX_NODES = 32, 10_000
 _INT64 = 1 << 63
-_USER = b',"user_id":'
+_USER, _VISITOR = b',"user_id":', b',"visitor_id":'
 _MATCH = b',"event_type":"match_user_visitor"'
 _GOAL_WITHOUT_ID = b',"ht_sdk_error":"goal was sent without user_id and visitor_id"'
 _MOST_KEPT, _LONGEST_KEPT = 1_000, 200
@@ -46,7 +46,7 @@ class Encoder:
 
     def __init__(self, salt: str | None) -> None:
         """Takes the salt of `hash_ids`; None leaves ids as they are."""
-        self._id: Callable[[str], bytes] = _hasher(salt.encode("utf-8", "surrogatepass")) if salt else dumps
+        self._id: Callable[[str | None], bytes] = _hasher(salt.encode("utf-8", "surrogatepass")) if salt else dumps
         self._goal_heads: dict[str, bytes] = {}
 
     def visit(
@@ -58,13 +58,21 @@ class Encoder:
         tags: Mapping[str, object] | None,
     ) -> bytes:
         """An exposure of wire.md's type `visit`."""
-        head = decision.encoded
-        if head is None:
-            head = decision.encoded = _visit_head(name, decision)
-        if tags is not None or decision.override_reason:
-            extra = {"override_reason": decision.override_reason} if decision.override_reason else {}
-            return self._event(head, user_id, visitor_id, _tags(tags, extra))
-        return self._event(head, user_id, visitor_id, _NO_TAGS)
+        head, head_of_visitor, tail_of_user, tail = decision.encoded or _encode(name, decision)
+        if tags is not None:
+            return self._event(head, user_id, visitor_id, _tags(tags, decision.override_reason))
+        if visitor_id is None:
+            begin, known, end = head, user_id, tail_of_user
+        elif user_id is None:
+            begin, known, end = head_of_visitor, visitor_id, tail
+        else:
+            return self._event(head, user_id, visitor_id, tail)
+        try:
+            # As `_event` does with two ids. Here by itself, and with kept parts: a twentieth of the application's call.
+            return b"".join((_STAMP, dumps(time_ns() + _TWENTY_DIGITS), begin, self._id(known), end))
+        except TypeError as error:
+            let_through(error)
+            return self._event(head, user_id, visitor_id, tail)
 
     def goal(
         self,
@@ -78,7 +86,7 @@ class Encoder:
         head = (self._goal_heads.get(name) if type(name) is str else None) or self._goal_head(name)
         encoded = dumps(value) if type(value) is float else _json(value)
         ids = _USER if user_id or visitor_id else _GOAL_WITHOUT_ID + _USER
-        return self._event(head + encoded + ids, user_id, visitor_id, _NO_TAGS if tags is None else _tags(tags, {}))
+        return self._event(head + encoded + ids, user_id, visitor_id, _NO_TAGS if tags is None else _tags(tags))
 
     def match(
         self,
@@ -90,7 +98,7 @@ class Encoder:
         """An event of wire.md's type `match_user_visitor`."""
         given = context is not None and not (isinstance(context, str) and not context)
         head = _MATCH + b',"context":' + _json(context) + _USER if given else _MATCH + _USER
-        return self._event(head, user_id, visitor_id, _NO_TAGS if tags is None else _tags(tags, {}))
+        return self._event(head, user_id, visitor_id, _NO_TAGS if tags is None else _tags(tags))
 
     def _event(self, head: bytes, user_id: str | None, visitor_id: str | None, tail: bytes) -> bytes:
         try:
@@ -100,18 +108,18 @@ class Encoder:
                     dumps(time_ns() + _TWENTY_DIGITS),
                     head,
                     b"null" if user_id is None else self._id(user_id),
-                    b',"visitor_id":',
+                    _VISITOR,
                     b"null" if visitor_id is None else self._id(visitor_id),
                     tail,
                 )
             )
         except TypeError as error:  # orjson's: a lone surrogate
             let_through(error)
-            return self._event(head, user_id and _text(user_id), visitor_id and _text(visitor_id), tail)
+            return self._event(head, user_id and as_text(user_id), visitor_id and as_text(visitor_id), tail)
 
     def _goal_head(self, name: object) -> bytes:
         head = b',"event_type":"goal","goal_name":%b,"goal_value":' % _json(
-            name if isinstance(name, str) else _text(name)
+            name if isinstance(name, str) else as_text(name)
         )
         if type(name) is str and len(name) <= _LONGEST_KEPT:
             if len(self._goal_heads) >= _MOST_KEPT:  # names made of ids: no reason to grow for ever
@@ -120,12 +128,12 @@ class Encoder:
         return head
 
 
-def _hasher(salt: bytes) -> Callable[[str], bytes]:
+def _hasher(salt: bytes) -> Callable[[str | None], bytes]:
     hmac = lazy.load("hmac")
 
-    def hashed(value: str) -> bytes:
+    def hashed(value: str | None) -> bytes:
         if not value:  # an empty id is none, and must not become somebody's
-            return b'""'
+            return dumps(value)
         digest = hmac.new(salt, value.encode("utf-8", "surrogatepass"), "sha256")
         return b'"%b"' % digest.hexdigest().encode()
 
@@ -160,16 +168,21 @@ def _is_stamped(payload: bytes) -> bool:
     return payload.startswith(_STAMP_OF_NOW) and payload[_SECOND].isdigit()
 
 
-def _visit_head(name: str, decision: Decision) -> bytes:
+def _encode(name: str, decision: Decision) -> tuple[bytes, bytes, bytes, bytes]:
+    """What events of a decision have in common; kept with it."""
     error = b"" if decision.error is None else b',"ht_sdk_error":%b' % _json(decision.error)
-    return b',"event_type":"visit","variant":%b,"test_name":%b%b,"user_id":' % (
+    name = name if isinstance(name, str) else as_text(name)
+    head = b',"event_type":"visit","variant":%b,"test_name":%b%b,"user_id":' % (
         _json(decision.recorded),
         _json(name),
         error,
     )
+    tail = _tags(None, decision.override_reason) if decision.override_reason else _NO_TAGS
+    found = decision.encoded = (head, head + b"null" + _VISITOR, _VISITOR + b"null" + tail, tail)
+    return found
 
 
-def _tags(tags: Mapping[str, object] | None, extra: Mapping[str, object]) -> bytes:
+def _tags(tags: Mapping[str, object] | None, override_reason: str | None = None) -> bytes:
     """The last field of an event: the caller's tags without nulls, ours, and the closing brace."""
     clean: dict[str, object] = {}
     if isinstance(tags, Mapping):
@@ -178,7 +191,8 @@ def _tags(tags: Mapping[str, object] | None, extra: Mapping[str, object]) -> byt
             if value is None or not isinstance(key, str) or (kind is str and value.lower() == "null"):
                 continue
             clean[key] = str(value) if kind is float and not isfinite(value) else value
-    clean.update(extra)
+    if override_reason:
+        clean["override_reason"] = override_reason
     clean.update(_SDK_TAGS)
     return b',"tags_name_value":%b}' % _json(clean)
 
@@ -200,7 +214,8 @@ def _json(value: object) -> bytes:
         return dumps(_fit(value, _MAX_DEPTH, [_MAX_NODES]))
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """A str, of no class of its own, that has UTF-8."""
     try:
         text = str(value)
     except Exception as error:  # noqa: BLE001 - a __str__ of the application must not lose the event
@@ -215,15 +230,15 @@ def _fit(value: object, depth: int, nodes: list[int]) -> object:  # noqa: PLR091
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return int(value) if -_INT64 <= value < 2 * _INT64 else _text(int(value))
+        return int(value) if -_INT64 <= value < 2 * _INT64 else as_text(int(value))
     if isinstance(value, float):
-        return float(value) if isfinite(value) else _text(float(value))
+        return float(value) if isfinite(value) else as_text(float(value))
     if isinstance(value, str):
-        return _text(value)
+        return as_text(value)
     if nodes[0] < 0 or depth == 0:
         return "..."
     if isinstance(value, Mapping):
-        return {_text(key): _fit(item, depth - 1, nodes) for key, item in _items(value) if isinstance(key, str)}
+        return {as_text(key): _fit(item, depth - 1, nodes) for key, item in _items(value) if isinstance(key, str)}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_fit(item, depth - 1, nodes) for item in list(value)]
-    return _text(value)
+    return as_text(value)

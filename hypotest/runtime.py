@@ -37,7 +37,7 @@ class _Process:
         guard: tells whether this is still that process.
         page: the guard's page, read at every call; while it is too early for a thread, one that sends each call to
             `_build`, which asks again.
-        built: the client in use, in a dict for its atomic setdefault.
+        built: the client in use, in a dict for its atomic setdefault; its key is what `page` reads.
         carried: counts of the client before it that stand in no file yet.
         former: the settings of the client before it.
         segments: the open segments by path. A client that was retired may still have one, in the hands of a thread.
@@ -48,13 +48,13 @@ class _Process:
     def __init__(self) -> None:
         self.guard = ProcessGuard()
         self.page: memoryview | PidPage | tuple[int] = self.guard.page
-        self.built: dict[str, Client] = {}
+        self.built: dict[int, Client] = {}
         self.carried = [0] * accounts.SLOTS
         self.former: Reader | None = None
         self.segments: dict[str, Segment] = {}
 
 
-_CURRENT = "current"
+_CURRENT = 1
 _TOO_EARLY = (0,)
 _overrides: dict[str, Any] = {}
 _here = _Process()
@@ -67,10 +67,9 @@ def current() -> Client:
     """This process's client, built and started if need be."""
     here = _here
     try:
-        client = here.built[_CURRENT]
+        return here.built[here.page[0]]
     except KeyError:
         return _build()
-    return client if here.page[0] == 1 else _build()
 
 
 def _build() -> Client:

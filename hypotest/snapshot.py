@@ -247,8 +247,11 @@ class Reader:
         view = self._view
         if self._words[GENERATION] != view.generation:
             view = self._refresh()
-        found = view.decoded.get(name)
-        return found if found is not None else self._load(view, name)
+        try:
+            return view.decoded[name]
+        except (KeyError, TypeError):  # the latter for what is no name at all
+            pass
+        return self._load(view, name) if type(name) is str else None
 
     def _load(self, view: _View, name: str) -> Experiment | None:
         record = view.snapshot.get(name) if view.snapshot is not None else None

@@ -83,7 +83,7 @@ def test_decide_at_the_edges(shares: list[float], monkeypatch: pytest.MonkeyPatc
     experiment = Experiment("x", 1, named)
     for edge in {0, HASHES - 1, *experiment.thresholds}:
         for h in {max(edge - 1, 0), min(edge, HASHES - 1), min(edge + 1, HASHES - 1)}:
-            monkeypatch.setattr(mmh3, "hash", lambda _key, _seed, _signed, h=h: h)
+            monkeypatch.setattr(assignment, "murmur3", lambda _key, _seed, _signed, h=h: h)
             decision = decide(experiment, "u", None, None, None)
             assert (None if decision.error else decision.recorded) == walk(named, h)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Script, expect_each_once, goal_counts, run, sdk_env
+from tests.processes import Script, expect_each_once, goal_counts, run, said, sdk_env
 from tests.server_process import ServerProcess, wait_for
 
 READY = "assert hypotest.wait_until_ready(10)\n"
@@ -138,6 +138,37 @@ assert {IDS[expression][1] is None} or variant.is_control
         assert sum(error in line for line in lines(output, "WARNING")) == 1
     else:
         assert not lines(output, "WARNING")
+
+
+NAMES = {
+    "7": "7",
+    "None": "None",
+    "['button']": "['button']",
+    "b'button'": "b'button'",
+    "Text('button')": "button",
+    "Text('none')": "none",
+    "Raises()": "<Raises without a str>",
+}
+
+
+@pytest.mark.parametrize("expression", NAMES)
+def test_names_that_are_no_str(server: ServerProcess, tmp_path: Path, expression: str) -> None:
+    """A name that is no str becomes one; a str of a class of its own is what it says."""
+    source = f"""{READY}
+class Text(str):
+    def __str__(self):
+        return self
+class Raises:
+    def __str__(self):
+        raise RuntimeError("no str")
+for _ in range(2):
+    say("answer", hypotest.experiment({expression}, user_id="u", override="b").variant)
+{FLUSH}"""
+    output = run(source, sdk_env(server, tmp_path / "state"))
+    name = NAMES[expression]
+    assert server.query("SELECT DISTINCT name FROM events") == [(name,)]
+    assert len(visits(server)) == 2
+    assert said(output, "answer") == ("b" if name == "button" else "control")
 
 
 TAGS = {

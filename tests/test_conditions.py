@@ -250,6 +250,14 @@ def test_names_are_whole() -> None:
     assert condition({"count": 1, "country": "count"}, None, None)
 
 
+def test_what_a_word_is_made_of() -> None:
+    """ASCII's letters and digits, the underscore, and every character beyond ASCII."""
+    characters = map(chr, range(0x110000))
+    assert all(
+        condition_tokens._in_word(char) == (not char.isascii() or char.isalnum() or char == "_") for char in characters
+    )
+
+
 def test_names_that_are_no_identifiers() -> None:
     """A tag name with other characters is matched where it stands as a whole, the longest first."""
     names = ["device-type", "device", "geo.country", "first name", "3d", "país", "geo", "len", "ключ"]

@@ -298,6 +298,31 @@ def test_is_older() -> None:
     assert not is_older(payload, -5)
 
 
+@pytest.mark.parametrize("salt", [None, "salt"])
+@pytest.mark.parametrize("reason", [None, "local_override_b"])
+@pytest.mark.parametrize("tags", [None, {}, {"a": 1}])
+def test_exposures_of_all_combinations_of_ids(salt: str | None, reason: str | None, tags: Any) -> None:
+    """Each id stands in its own field, as it is or hashed, also if an event of other ids was made of the decision."""
+    encoder, decision = Encoder(salt), Decision(Variant("b"), "b", None, reason)
+
+    def shown(id_: str | None) -> str | None:
+        text = id_ and id_.encode("utf-8", "replace").decode()
+        return text and ((salt and hmac.new(salt.encode(), text.encode(), hashlib.sha256).hexdigest()) or text)
+
+    for user in (None, "", "u", '"', "a\u2028"):
+        for visitor in (None, "", "v", "\\"):
+            found = strict(encoder.visit("button", decision, user, visitor, tags))
+            assert (found["user_id"], found["visitor_id"]) == (shown(user), shown(visitor))
+            assert found["tags_name_value"] == (tags or {}) | ({"override_reason": reason} if reason else {}) | SDK
+
+
+@pytest.mark.parametrize("ids", [("a\ud800", None), (None, "a\ud800"), ("a\ud800", "v"), ("u", "a\ud800")])
+def test_an_exposure_of_an_id_that_is_not_unicode(ids: tuple[str | None, str | None]) -> None:
+    """A lone surrogate in either id is a question mark in the event."""
+    found = strict(Encoder(None).visit("button", Decision(Variant("b"), "b"), *ids, None))
+    assert (found["user_id"], found["visitor_id"]) == tuple(id_ and id_.replace("\ud800", "?") for id_ in ids)
+
+
 def test_one_visit_constant_for_each_decision() -> None:
     """What is kept of a decision between calls does not carry ids or tags over."""
     encoder, decision = Encoder(None), Decision(Variant("b"), "b")

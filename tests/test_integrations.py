@@ -31,7 +31,7 @@ import json, os, threading, time
 from hypotest import runtime
 
 def report(what, **more):
-    client = runtime._here.built.get("current") if runtime._here.guard.alive else None
+    client = runtime._here.built.get(runtime._CURRENT) if runtime._here.guard.alive else None
     more["pid"], more["generation"] = os.getpid(), client.reader.generation if client and client.reader else 0
     more["threads"] = sorted(t.name for t in threading.enumerate() if t.name.startswith("hypotest"))
     with open(os.environ["REPORT"], "a") as reports:

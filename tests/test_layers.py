@@ -36,7 +36,7 @@ LAYERS = [
     ["condition_tokens"],
     ["accounts", "log", "platform"],
     ["errors", "handler"],
-    ["interrupts", "lazy", "pace"],
+    ["interrupts", "lazy", "pace", "record"],
 ]
 RANK = {module: -rank for rank, layer in enumerate(LAYERS) for module in layer}
 CORE_DEPENDENCIES = {"mmh3", "orjson", "requests", "urllib3"}  # urllib3 is the part of requests that reads

@@ -150,7 +150,7 @@ def test_the_table_of_configuration() -> None:
     assert [code(row[0]) for row in table] == list(OPTIONS)
     for name, env, default, meaning in table:
         option = OPTIONS[code(name)]
-        assert code(env) == option.metadata["env"]
+        assert code(env) == option.env
         assert ast.literal_eval(code(default)) == option.default
         assert meaning
 
