@@ -64,7 +64,7 @@ def test_an_exception_in_the_other_calls(server: ServerProcess, tmp_path: Path, 
         f"[interrupted(call, 'steady', {exception!r}, first={first}, stride={stride})"
         f" for call in {(*calls, 'wait_until_ready')}]",
     )
-    sound(rows, tried=10)
+    sound(rows, tried=6)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_an_exception_in_a_call_that_has_more_to_do(
     rows = sweep(
         server, tmp_path / "state", f"[interrupted({call!r}, {state!r}, {exception!r}, first={first}, stride={stride})]"
     )
-    sound(rows, tried=10)
+    sound(rows, tried=6)
 
 
 def test_an_exception_in_the_first_call(server: ServerProcess, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_an_exception_in_the_first_call(server: ServerProcess, tmp_path: Path) -
         " for kind in ('SoftTimeLimitExceeded', 'TimeoutError')]",
         first="",
     )
-    sound(rows, tried=10)
+    sound(rows, tried=7)
 
 
 def test_an_exception_where_the_first_call_begins_what_lasts(server: ServerProcess, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_call_within_the_first_call(server: ServerProcess, tmp_path: Path) -> 
         f" stride={stride})]",
         first="",
     )
-    sound(rows, tried=8)
+    sound(rows, tried=6)
 
 
 def test_a_fork_in_the_middle_of_a_call(server: ServerProcess, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_fork_without_hooks_in_the_middle_of_a_call(server: ServerProcess, tmp
         " ('experiment', 'kpi_event')]",
         uwsgi=UWSGI,
     )
-    sound(rows, tried=25)
+    sound(rows, tried=15)
 
 
 def test_an_exception_that_is_set_in_the_thread(server: ServerProcess, tmp_path: Path) -> None:
