@@ -12,6 +12,10 @@ from tests.processes import Script, expect_each_once, goal_counts, run, said, sd
 from tests.server_process import ServerProcess, wait_for
 
 READY = "assert hypotest.wait_until_ready(10)\n"
+RAISES = """class Raises:
+    def __str__(self):
+        raise RuntimeError("no str")
+"""
 FLUSH = "\nassert hypotest.flush(10), hypotest.status()\n"
 REPEAT = 30
 
@@ -118,10 +122,7 @@ IDS = {
 @pytest.mark.parametrize("expression", IDS)
 def test_ids_of_every_kind(server: ServerProcess, tmp_path: Path, expression: str) -> None:
     """An id that is no str becomes one; one that cannot be used gives control, an event that says so, and one line."""
-    source = f"""{READY}
-class Raises:
-    def __str__(self):
-        raise RuntimeError("no str")
+    source = f"""{READY}{RAISES}
 for _ in range(3):
     variant = hypotest.experiment("button", user_id={expression})
     hypotest.kpi_event("k", user_id={expression})
@@ -154,13 +155,10 @@ NAMES = {
 @pytest.mark.parametrize("expression", NAMES)
 def test_names_that_are_no_str(server: ServerProcess, tmp_path: Path, expression: str) -> None:
     """A name that is no str becomes one; a str of a class of its own is what it says."""
-    source = f"""{READY}
+    source = f"""{READY}{RAISES}
 class Text(str):
     def __str__(self):
         return self
-class Raises:
-    def __str__(self):
-        raise RuntimeError("no str")
 for _ in range(2):
     say("answer", hypotest.experiment({expression}, user_id="u", override="b").variant)
 {FLUSH}"""
@@ -190,11 +188,8 @@ TAGS = {
 @pytest.mark.parametrize("case", TAGS)
 def test_tags_of_every_kind(server: ServerProcess, tmp_path: Path, case: str) -> None:
     """Whatever the tags hold, the answer comes, the event is kept and the caller's tags stay as they were."""
-    source = f"""{READY}
+    source = f"""{READY}{RAISES}
 import copy, datetime
-class Raises:
-    def __str__(self):
-        raise RuntimeError("no str")
 class Hostile(dict):
     def items(self):
         raise RuntimeError("no items")
