@@ -13,17 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hypotest import accounts, header, log, pace, platform, segment
-from hypotest.control import LIVED, NAMES, ControlPage
+from hypotest.control import LIVED, ControlPage
 from hypotest.control import SPOOL_BYTES as SPOOL_BYTES_WORD
+from hypotest.durability import Durability
 from hypotest.errors import CorruptFile
-from hypotest.events import sent
 from hypotest.header import DONE, FINISHED, FIRST_SEEN, OFFSET, ONE, POSITION, SMALLEST_FRAME, SUFFIX
+from hypotest.quarantine import Quarantine
 from hypotest.segment import Segment
 from hypotest.statedir import StateDir
 
 _MAX_OPEN = 128
-_MAX_QUARANTINE = 16 << 20
-_BLOCK = 4096
 _DRAFT_AGE = 60.0
 _UNSOUND_PATIENCE = 5.0
 _RUN = 500  # events, between two rests
@@ -136,18 +135,22 @@ class Backlog:
         self._own = own
         self._expired = expired
         self._max_age = max_age
-        self._sync_data = sync_data
-        self._synced: dict[str, int] = {}
-        self._synced_folds: tuple[tuple[str, ...], list[int]] | None = None
-        self._folded = NAMES  # since deletions were synced; who knows what the leader before left
+        self._quarantine = Quarantine(state.quarantine)
         self._sources: dict[str, _Source] = {}
+        self._durability = Durability(state, control, _finder(self._sources, own), sync_data)
         self._closed = False
-        self._quarantined: int | None = None
         self.crowded = False
 
     def close(self) -> None:
         """Ends this view of the spool: a batch under way is not settled any more, and the next leader resends it."""
         self._closed = True
+
+    def release(self) -> None:
+        """Gives up all segments, and with them their locks: another process that leads could take none.
+
+        Only when nothing uses this any more: `close` comes first, and the batch under way has to be over.
+        """
+        self._sources.clear()
 
     def scan(self) -> None:
         """Looks for new segments and retires finished ones."""
@@ -155,7 +158,7 @@ class Backlog:
             return
         own = self._own()
         self.crowded = False
-        self._quarantined = None
+        self._quarantine.look_anew()
         self._finish_retirement()
         self._retire_settled()  # first: what is settled must not be in the way of what waits
         with os.scandir(self._state.spool) as entries:
@@ -219,7 +222,7 @@ class Backlog:
         if not held.lock():
             return  # its writer lives, and goes by the name it knows
         if os.path.lexists(path):
-            self._set_aside(held.path)
+            self._quarantine.take(held.path)
         else:
             os.rename(held.path, path)
             self._admit(path, own)
@@ -338,7 +341,7 @@ class Backlog:
             if any(own):
                 for n, fate in enumerate(own[:decided], begin):
                     if fate:
-                        self._quarantine(batch.ids[n], batch.payloads[n], fate)
+                        self._quarantine.keep(batch.ids[n], batch.payloads[n], fate)
                         held.count(accounts.drop_slot(fate))
             if decided and held.acknowledged() < part.mark(decided):
                 held.acknowledge(part.mark(decided))
@@ -346,11 +349,7 @@ class Backlog:
         return settled
 
     def _retire(self, path: str, source: _Source) -> None:
-        if self._folded == NAMES:
-            # The totals are about to forget a name: a power cut must not bring that segment back, to be folded again.
-            with contextlib.suppress(OSError):
-                platform.sync_names(self._state.spool, self._sync_data)
-            self._folded = 0
+        self._durability.about_to_fold()
         held = source.segment
         written, settled = held.position(), held.acknowledged()
         missing = (written >> 40) - (settled >> 40)
@@ -362,11 +361,10 @@ class Backlog:
             held.count(accounts.drop_slot("corrupt"), missing)
             held.acknowledge(end)
         held.words[POSITION] = end
-        self._folded += 1
         self._control.fold(held.name, held.counters())
         with contextlib.suppress(FileNotFoundError):
             if missing > 0:
-                self._set_aside(path, missing)
+                self._quarantine.take(path, missing)
             else:
                 os.unlink(path)
         del self._sources[path]
@@ -378,83 +376,27 @@ class Backlog:
             self._take(source, Batch(), 1, 1)
 
     def sweep_quarantine(self) -> None:
-        """Deletes what has been in quarantine for longer than events are kept: it may be about people."""
-        now = time.time()
-        with contextlib.suppress(OSError), os.scandir(self._state.quarantine) as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):
-                    if now - entry.stat(follow_symlinks=False).st_mtime > self._max_age:
-                        os.unlink(entry.path)
+        """Deletes what has been in quarantine for longer than events are kept."""
+        self._quarantine.sweep(self._max_age)
 
     def publish_size(self) -> None:
         """Tells all writers what the spool holds."""
         self._control.words[SPOOL_BYTES_WORD] = self._state.spool_bytes()
 
-    def pending(self) -> int:
-        """Events that are accepted and not settled, as far as segments are open."""
-        return sum(source.segment.unsettled() for source in list(self._sources.values()))
-
     def sync(self) -> None:
-        """Forces to the disk what waits to be sent, the names of its files, and the totals.
-
-        Also of segments that no scan has met: while the server is away the next scan may be an hour off.
+        """Forces to the disk what a power cut must not take.
 
         Raises:
             OSError: a directory or the control page cannot be synced.
         """
-        synced = {}
-        with os.scandir(self._state.spool) as entries:
-            for path in (entry.path for entry in entries if entry.name.endswith(SUFFIX)):
-                with contextlib.suppress(OSError, ValueError):  # one that cannot be synced keeps no other from it
-                    synced[path] = self._sync_segment(path)
-        folded = self._control.accounts()
-        if folded != self._synced_folds:
-            self._control.sync(self._sync_data)
-        if self._synced_folds is None:
-            for directory in (self._state.path, os.path.dirname(self._state.path), self._state.root):
-                platform.sync_names(directory, self._sync_data)
-        if not synced.keys() <= self._synced.keys():
-            platform.sync_names(self._state.spool, self._sync_data)
-        self._synced, self._synced_folds = synced, folded
-
-    def _sync_segment(self, path: str) -> int:
-        """Syncs a segment if it has grown since it last was, and has something to send; returns its position."""
-        source = self._sources.get(path)
-        held = source.segment if source else self._own().get(path)
-        if held is not None:
-            position = held.position()
-            if position != self._synced.get(path) and held.unsettled():
-                self._sync_data(held.fd)
-            return position
-        position, settled, _ = segment.peek(path)
-        if position != self._synced.get(path) and position >> 40 > settled >> 40:
-            fd = platform.open_own(path, os.O_RDONLY)
-            try:
-                self._sync_data(fd)
-            finally:
-                os.close(fd)
-        return position
-
-    def _quarantine(self, event_id: str, payload: bytes, reason: str) -> None:
-        # For people: a disk that is full must not keep what the server has acknowledged from being settled.
-        with contextlib.suppress(OSError):
-            if not self._quarantine_has_room(len(payload)):
-                return
-            path = f"{self._state.quarantine}/{reason}-{time.strftime('%Y-%m-%d', time.gmtime())}.jsonl"
-            fd = platform.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            try:
-                if os.fstat(fd).st_nlink > 1:  # another file of ours, linked here by somebody else
-                    return
-                os.write(fd, b'{"event_id":"%b","event":{%b}\n' % (event_id.encode(), *sent([payload])))
-            finally:
-                os.close(fd)
+        self._durability.sync()
 
     def _isolate(self, path: str) -> None:
         """Sets a segment aside that cannot be read, once its writer is gone."""
         try:
             fd = platform.open_own(path, os.O_RDWR)
         except CorruptFile:
-            self._set_aside(path)  # no file, or not of our user: nothing that we accepted
+            self._quarantine.take(path)  # no file, or not of our user: nothing that we accepted
             return
         try:
             if not segment.lock(fd):
@@ -463,36 +405,22 @@ class Backlog:
                 return
             _, _, rows = header.guess(segment.read_header(fd))
             rows[accounts.drop_slot("corrupt")] = lost = accounts.pending(rows)
-            self._set_aside(path, lost)
+            self._quarantine.take(path, lost)
             self._control.fold("", rows)
         finally:
             os.close(fd)
 
-    def _set_aside(self, path: str, lost: int = 0) -> None:
-        log.limited(
-            log.ERROR,
-            "isolated",
-            "damaged, goes to quarantine/, %d events are counted as corrupt: %s",
-            lost,
-            _shown(path),
-        )
-        if self._quarantine_has_room(_least(os.lstat(path).st_size)):
-            target = f"{self._state.quarantine}/{os.path.basename(path)}"
-            os.rename(path, f"{target}.{os.urandom(4).hex()}" if os.path.lexists(target) else target)
-        else:
-            os.unlink(path)
 
-    def _quarantine_has_room(self, more: int = 0) -> bool:
-        """Whether there is room for so many bytes. Looked for once in a scan: 10,000 damaged files are one look."""
-        if self._quarantined is None:
-            with os.scandir(self._state.quarantine) as entries:
-                self._quarantined = sum(_least(entry.stat(follow_symlinks=False).st_size) for entry in entries)
-        self._quarantined += more
-        return self._quarantined - more < _MAX_QUARANTINE
+def _finder(
+    sources: Mapping[str, _Source], own: Callable[[], Mapping[str, Segment]]
+) -> Callable[[str], Segment | None]:
+    """What finds the open segment of a path. No method of `Backlog`: a cycle would keep locks until a collection."""
 
+    def find(path: str) -> Segment | None:
+        source = sources.get(path)
+        return source.segment if source else own().get(path)
 
-def _least(size: int) -> int:
-    return max(size, _BLOCK)  # an empty file takes room, too
+    return find
 
 
 def _shown(path: str) -> str:

@@ -113,6 +113,7 @@ class Leadership:
         self._publisher = Publisher(post.state.path, page)
         polls, sends = HttpTransport(config), HttpTransport(config)
         self._poller = Poller(polls, self._publisher, page)
+        self._sends = sends
         self._sender = Sender(sends, self._backlog)
         self._poll_failures = self._send_failures = 0
         self._kick = page.words[KICK]
@@ -123,7 +124,7 @@ class Leadership:
         now = time.monotonic()
         self._lived_from = self._neighbours_from = now
         self._neighbours_due = now
-        self._loops = (Loop(self._poll, polls.close, page.turn), Loop(self._send, sends.close, page.turn))
+        self._loops = (Loop(self._poll, polls.close, page.turn), Loop(self._send, self._end_sending, page.turn))
         self._threadless: list[Loop] = []
         for name, loop in zip(("poller", "sender"), self._loops, strict=True):
             try:
@@ -254,6 +255,10 @@ class Leadership:
             self._send_not_before = time.monotonic() + (delay if error.retry_after else 0.0)
             return max(delay, self._post.config.send_interval)
         return self._post.config.send_interval
+
+    def _end_sending(self) -> None:
+        self._sends.close()
+        self._backlog.release()
 
     def _troubled(self, flow: str, error: TransportError, failures: int, cap: float) -> float:
         """Reports the trouble of a flow, poll or send, and returns the seconds to wait."""

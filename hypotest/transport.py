@@ -12,6 +12,7 @@ import io
 import json
 import socket
 import time
+import traceback
 import zlib
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
@@ -197,7 +198,7 @@ class HttpTransport:
         headers: dict[str, str],
         data: bytes | None = None,
     ) -> tuple[int, bytes, requests.structures.CaseInsensitiveDict[str]]:
-        url = self._config.server_url
+        url, trouble = self._config.server_url, ""
         if not (url.startswith("https:") or self._config.allow_http or _is_loopback(url)):
             raise TransportError(f"{url} is not https; allow_http=True or HT_ALLOW_HTTP=true permits it all the same")
         try:
@@ -214,9 +215,11 @@ class HttpTransport:
             ) as response:
                 body = self._read(response, cap)
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
-            # The class and the cause only: the whole text of a requests error runs over three lines. From None: a
-            # reporter that shows locals would find the token in the frames of requests.
-            raise TransportError(f"no answer: {self._shown(_cause(error))}") from None
+            # The class and the cause only: the whole text of a requests error runs over three lines.
+            trouble = self._shown(_cause(error))
+            _clear_frames(error)
+        if trouble:  # out here without a context: a reporter that shows locals would find the token in its frames
+            raise TransportError(f"no answer: {trouble}")
         self._gzip = _accepts_gzip(response.headers.get("Accept-Encoding", ""))
         said = f"{response.reason}: {body[:_MAX_BODY_SEARCHED].decode('utf-8', 'replace')}"
         _raise_for_status(response, f"HTTP {response.status_code} {self._shown(said)}")
@@ -301,14 +304,28 @@ def _is_loopback(url: str) -> bool:
     return name in ("localhost", "[::1]") or (is_ipv4 and numbers[0] == "127")
 
 
+def _inner(error: BaseException) -> BaseException | None:
+    inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
+    if not isinstance(inner, BaseException):
+        inner = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+    return inner
+
+
 def _cause(error: BaseException) -> str:
     """The innermost reason of a chain of library errors, in one short line."""
-    while True:
-        inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
-        if not isinstance(inner, BaseException):
-            inner = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
-        if inner is None:
-            break
+    while (inner := _inner(error)) is not None:
         error = inner
     text = str(error).rpartition(": ")[2] or str(error)
     return f"{type(error).__name__}: {text}"
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Empties the frames that a chain of library errors came through.
+
+    Hazard: urllib3 keeps errors in locals of the very frames that they hold. That cycle would hold our callers' frames
+    too, with the batch of half a MiB that was to be sent and the locks on its segments, until a collection of garbage,
+    which the host may have switched off.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = _inner(error)

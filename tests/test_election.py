@@ -30,6 +30,23 @@ while line := sys.stdin.readline():
         say("kept")
 """
 
+FORMER_LEADER = """
+import gc; gc.disable()
+from hypotest import runtime
+from tests.faults.bytecodes import open_paths
+until(lambda: hypotest.status().is_leader, "leads")
+say("leads")
+sys.stdin.readline()
+sources = runtime.current().campaign._leadership._backlog._sources
+until(lambda: any(source.orphan for source in sources.values()), "holds the segment of the dead one")
+del sources
+hypotest.config(leader="off")  # no status() from here on: it would look into the file, and so drop the lock
+until(lambda: not any(path.endswith(".seg") for path in open_paths()), "has closed it")
+say("closed")
+sys.stdin.readline()
+"""
+"""Leads until it is told not to; then it holds the lock of a segment whose writer is dead."""
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
@@ -146,6 +163,29 @@ def test_an_unlinked_lock_file_does_not_leave_two_leaders(server: ServerProcess,
         first.wait_for(time.strftime("%Y"))
         wait_for(lambda: "stepping down" in first.output(), "it notices")
         wait_for(lambda: leader_pid(server, tmp_path) == first.pid, "it is elected anew")
+
+
+def test_a_leader_that_steps_down_holds_no_segment(server: ServerProcess, tmp_path: Path) -> None:
+    """Its successor, another process, can tell that the writer of one is dead; no collection of garbage is needed."""
+    env = sdk_env(server, tmp_path / "state")
+    with contextlib.ExitStack() as stack:
+        former = stack.enter_context(Script(FORMER_LEADER, env))
+        former.wait_for("leads")
+        dead = stack.enter_context(Script(WORKER, env))
+        dead.wait_for("ready")
+        server.kill()
+        dead.tell("late")
+        dead.wait_for("kept")
+        dead.kill()
+        former.tell()
+        former.wait_for("closed")
+        server.restart()
+        spool = tmp_path / "state" / "v1" / namespace_of(server.url, server.token) / "spool"
+        orphans = set(spool.iterdir())
+        successor = stack.enter_context(Script(WORKER, env))
+        successor.wait_for("ready")
+        wait_for(lambda: not orphans & set(spool.iterdir()), "what the dead one left is deleted")
+    expect_each_once(server, "late", f"worker{dead.pid}", f"worker{successor.pid}", n=5)
 
 
 def test_a_follower_that_may_not_lead(server: ServerProcess, tmp_path: Path) -> None:

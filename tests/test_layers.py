@@ -29,6 +29,7 @@ LAYERS = [
     ["post"],
     ["neighbours", "poller", "sender"],
     ["backlog", "publisher", "spool", "survey", "transport", "validation"],
+    ["durability", "quarantine"],
     ["document", "events", "segment", "settings", "snapshot"],
     ["control", "explanation", "header", "lock", "statedir", "watch"],
     ["assignment", "conditions", "config"],

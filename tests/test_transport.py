@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import gzip
+import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -81,6 +84,49 @@ def test_sending(host: HttpHost, client: HttpTransport) -> None:
     assert (asked.method, asked.path, asked.body) == ("POST", "/v1/events", b'{"events":[1]}')
     assert asked.headers["Idempotency-Key"] == "the-key"
     assert asked.headers["Content-Type"] == "application/json"
+
+
+class Held:
+    """What a caller's frame holds: a batch, say."""
+
+
+def sends_in_vain(client: HttpTransport) -> weakref.ref[Held]:
+    held = Held()
+    with contextlib.suppress(TransportError):
+        client.send_events(b'{"events":[]}', "key")
+        pytest.fail("it was acknowledged")
+    return weakref.ref(held)
+
+
+def hangs_up(exchange: Exchange) -> None:
+    exchange.hang_up()
+
+
+def breaks_off(exchange: Exchange) -> None:
+    exchange.reply(body=b"{", Content_Length=1000)
+    exchange.hang_up()
+
+
+def says_nothing(exchange: Exchange) -> None:
+    exchange.server.ending.wait()
+
+
+def refuses(exchange: Exchange) -> None:
+    exchange.reply(503)
+
+
+@pytest.mark.parametrize("answer", [None, hangs_up, breaks_off, says_nothing, refuses])
+def test_a_failure_keeps_nothing_of_its_callers(answer: Callable[[Exchange], None] | None) -> None:
+    """A batch, and the locks on its segments, are given back at once, also where the host has no collector."""
+    gc.disable()
+    try:
+        with HttpHost(answer) as host:
+            client = HttpTransport(Config(token=TOKEN, server_url=host.url, connection_timeout=0.1))
+            if answer is not None:
+                assert sends_in_vain(client)() is None
+        assert sends_in_vain(client)() is None  # nobody there any more
+    finally:
+        gc.enable()
 
 
 def test_a_path_before_ours(host: HttpHost) -> None:

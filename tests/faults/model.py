@@ -62,7 +62,7 @@ WRITER_KILLS = st.one_of(
 LEADER_KILLS = st.one_of(
     st.tuples(st.just("_retire"), st.integers(5, 13)),
     st.tuples(st.just("settle"), st.integers(0, 24)),
-    st.tuples(st.sampled_from(("drain_once", "fold", "_quarantine", "_take", "_send", "_admit")), st.integers(0, 16)),
+    st.tuples(st.sampled_from(("drain_once", "fold", "keep", "take", "_take", "_send", "_admit")), st.integers(0, 16)),
     st.tuples(st.just(""), st.integers(0, 400)),
 )
 """Where a process is killed: in a function of the SDK of that name, or anywhere, after so many lines."""

@@ -134,8 +134,8 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/backlog.py",
-                "        if os.path.lexists(path):\n            self._set_aside(held.path)\n",
-                "        if not path:\n            self._set_aside(held.path)\n",
+                "        if os.path.lexists(path):\n            self._quarantine.take(held.path)\n",
+                "        if not path:\n            self._quarantine.take(held.path)\n",
             ),
         ),
     ),
@@ -161,7 +161,7 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/backlog.py",
-                "            self._set_aside(path)  # no file, or not of our user: nothing that we accepted\n",
+                "            self._quarantine.take(path)  # no file, or not of our user: nothing that we accepted\n",
                 "",
             ),
         ),
@@ -232,6 +232,6 @@ FAULTS = [
         happens="One line in the log",
         test="tests/faults/test_corruption.py::test_many_damaged_files_are_one_line",
         figure="500 files, 1 line",
-        removals=(Removal("hypotest/backlog.py", '            "isolated",\n', '            f"isolated:{path}",\n'),),
+        removals=(Removal("hypotest/quarantine.py", '            "isolated",\n', '            f"isolated:{path}",\n'),),
     ),
 ]

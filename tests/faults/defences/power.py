@@ -6,6 +6,7 @@ from tests.faults.defences import Fault, Removal
 
 _TEST = "tests/faults/test_power.py::test_"
 _BACKLOG = "hypotest/backlog.py"
+_DURABILITY = "hypotest/durability.py"
 
 FAULTS: list[Fault] = [
     Fault(
@@ -13,21 +14,21 @@ FAULTS: list[Fault] = [
         "all that was accepted before the last sync, at most a second ago, is delivered, once",
         _TEST + "what_was_synced_is_delivered",
         "52 cuts at one moment: 20 of 20 synced events each time, none mixed, none twice",
-        (Removal(_BACKLOG, "                self._sync_data(held.fd)\n", "                pass\n"),),
+        (Removal(_DURABILITY, "                self._sync_data(held.fd)\n", "                pass\n"),),
     ),
     Fault(
         "The power fails while the server is away and the sender waits, with files that are younger than its last look",
         "they are synced like all others, though nobody has opened them",
         _TEST + "a_file_made_while_the_server_is_away_is_synced",
         "3 of 3 events there; without, none for up to an hour of Retry-After",
-        (Removal(_BACKLOG, "entries if entry.name.endswith(SUFFIX))", "entries if entry.path in self._sources)"),),
+        (Removal(_DURABILITY, "entries if entry.name.endswith(SUFFIX))", "entries if self._held(entry.path))"),),
     ),
     Fault(
         "The power fails and the file system forgets a rename: the data of a file is there, its name is not",
         "the directory is synced with the first events of each file: the name is there",
         _TEST + "the_names_of_files_are_synced",
         "3 of 3 events there; without, the draft is swept with all that is in it",
-        (Removal(_BACKLOG, "if not synced.keys() <= self._synced.keys():", "if not synced:"),),
+        (Removal(_DURABILITY, "if not synced.keys() <= self._synced.keys():", "if not synced:"),),
     ),
     Fault(
         "The power fails; pages of one file reached the disk in any order, frames without the position before them",
@@ -62,21 +63,21 @@ FAULTS: list[Fault] = [
         "the control page is synced within a second of a change: older counts are safe",
         _TEST + "the_totals_are_synced",
         "52 cuts: totals as of the last sync or newer",
-        (Removal(_BACKLOG, "if folded != self._synced_folds:", "if folded is None:"),),
+        (Removal(_DURABILITY, "if totals != self._synced_totals:", "if totals is None:"),),
     ),
     Fault(
         "The power fails and brings back files that were delivered, counted and deleted",
         "the totals name the last 9, which are deleted again; older deletions were synced",
         _TEST + "a_file_whose_deletion_is_lost_is_not_counted_again",
         "30 files deleted, up to 9 back: 0 counted twice",
-        (Removal(_BACKLOG, "if self._folded == NAMES:", "if self._folded < 0:"),),
+        (Removal(_DURABILITY, "if self._folded == NAMES:", "if self._folded < 0:"),),
     ),
     Fault(
         "A leader is killed, its successor goes on, then the power fails: deletions of both are undone",
         "each leader syncs the directory before the first file it retires",
         _TEST + "a_deletion_that_its_predecessor_left_unsynced",
         "30 leaders, a file each: 0 counted twice",
-        (Removal(_BACKLOG, "self._folded = NAMES ", "self._folded = 0 "),),
+        (Removal(_DURABILITY, "self._folded = NAMES ", "self._folded = 0 "),),
     ),
     Fault(
         "The power fails before the first page of a new file is on the disk",
@@ -98,7 +99,9 @@ FAULTS: list[Fault] = [
         "2 of 2 other files",
         (
             Removal(
-                _BACKLOG, "with contextlib.suppress(OSError, ValueError):  # one that", "with contextlib.suppress():  #"
+                _DURABILITY,
+                "with contextlib.suppress(OSError, ValueError):  # one that",
+                "with contextlib.suppress():  #",
             ),
         ),
     ),

@@ -251,6 +251,13 @@ FAULTS = [
         ),
     ),
     Fault(
+        fault="A leader steps down, and its process lives on for months",
+        happens="It closes the files of others at once, whose locks would keep its successor from deleting them",
+        test="tests/test_election.py::test_a_leader_that_steps_down_holds_no_segment",
+        figure="0 files of others open; the dead writer's file is deleted by the successor",
+        removals=(Removal("hypotest/backlog.py", "        self._sources.clear()\n", ""),),
+    ),
+    Fault(
         fault="The leader is killed between the counts of a finished file and its deletion",
         happens="The next leader knows that these counts are in, and deletes the file",
         test="tests/test_backlog_accounts.py::test_a_crash_between_fold_and_unlink",

@@ -30,7 +30,7 @@ FAULTS = [
         "nothing is appended to it",
         f"{_NEIGHBOURS}::test_planted_files[hard_link]",
         "0 bytes written to it",
-        (Removal("hypotest/backlog.py", "if os.fstat(fd).st_nlink > 1:", "if os.fstat(fd).st_nlink > 9:"),),
+        (Removal("hypotest/quarantine.py", "if os.fstat(fd).st_nlink > 1:", "if os.fstat(fd).st_nlink > 9:"),),
     ),
     Fault(
         "another user leaves a whole segment in a directory that stood open",
@@ -144,8 +144,8 @@ FAULTS = [
         (
             Removal(
                 "hypotest/transport.py",
-                'raise TransportError(f"no answer: {self._shown(_cause(error))}") from None',
-                'raise TransportError(f"no answer: {self._shown(_cause(error))}") from error',
+                "            _clear_frames(error)\n        if trouble:",
+                "            raise TransportError(trouble) from error\n        if trouble:",
             ),
         ),
     ),

@@ -23,6 +23,13 @@ FAULTS: list[Fault] = [
         removals=(_TURN,),
     ),
     Fault(
+        fault="Sends fail for hours in a host that has switched the collector of garbage off",
+        happens="Each failed batch is given back at once, and the locks on its files: urllib3's errors hold themselves",
+        test=_TRANSPORT + "test_a_failure_keeps_nothing_of_its_callers",
+        figure="5 ways to fail: 0 batches held; before, half a MiB for each",
+        removals=(Removal("hypotest/transport.py", "            _clear_frames(error)\n", ""),),
+    ),
+    Fault(
         fault="All workers of a host are refused at once",
         happens="One of them says so, not each",
         test=_LONG + "test_workers_at_the_cap_speak_with_one_voice",
