@@ -60,7 +60,7 @@ class Bytecodes:
 
     Attributes:
         count: bytecodes so far, up to the act.
-        where: that of the act; "" before.
+        where: that of the act; "" before. function: the name of the function there.
         dying: whether Python was taking an object down then: what is raised there, it swallows.
     """
 
@@ -69,7 +69,7 @@ class Bytecodes:
         self.act = act
         self.only = only
         self.count = 0
-        self.where = ""
+        self.where = self.function = ""
         self.dying = False
 
     def __enter__(self) -> Bytecodes:  # noqa: PYI034 - Self needs Python 3.11
@@ -113,6 +113,7 @@ class Bytecodes:
         self.count += 1
         if self.count == self.at:
             code = frame.f_code
+            self.function = code.co_name
             self.where = f"{os.path.basename(code.co_filename)}:{frame.f_lineno} {code.co_name}+{frame.f_lasti}"
             self.dying = _is_dying(frame)
             self.act(frame)
@@ -222,8 +223,9 @@ class Row:
     """What came of the bytecodes of one call in one state.
 
     Attributes:
+        stride: every how many of them one is tried.
         bytecodes: how many the call has.
-        tried: how many were interrupted.
+        tried: how many were interrupted. functions: those that they are of.
         reached: how often the exception reached the host.
         dying: how often it could not, since Python was taking an object down.
         swallowed: where it did not, though it could.
@@ -236,10 +238,12 @@ class Row:
     call: str
     state: str
     act: str
+    stride: int = 1
     bytecodes: int = 0
     tried: int = 0
     reached: int = 0
     dying: int = 0
+    functions: list[str] = field(default_factory=list)
     swallowed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
@@ -252,8 +256,15 @@ class Row:
         for name, value in asdict(other).items():
             if name == "bytecodes":
                 self.bytecodes = max(self.bytecodes, value)
-            elif name not in ("call", "state", "act"):
+            elif name not in ("call", "state", "act", "stride"):
                 setattr(self, name, getattr(self, name) + value)
+
+    def tell(self, bytecodes: Bytecodes) -> None:
+        """Takes in one bytecode of this process."""
+        self.bytecodes = max(self.bytecodes, bytecodes.count)
+        self.tried += bool(bytecodes.where)
+        if bytecodes.where and bytecodes.function not in self.functions:
+            self.functions.append(bytecodes.function)
 
 
 def _steady() -> None:
@@ -302,7 +313,7 @@ def interrupted(
 
     With `only`, at those of functions with such names.
     """
-    row = Row(call, state, exception)
+    row = Row(call, state, exception, stride)
     act = raising(EXCEPTIONS[exception])
     if exception == ASYNC:
         act = _set_asynchronously
@@ -332,11 +343,10 @@ def _interrupt(at: int, label: str, row: Row, act: Act, only: tuple[str, ...]) -
         row.cut.append(label)
     else:
         row.kept.append(label)
-    row.bytecodes = max(row.bytecodes, bytecodes.count)
+    row.tell(bytecodes)
     faulthandler.cancel_dump_traceback_later()
     if not bytecodes.where:
         return True
-    row.tried += 1
     if row.cut[-1:] != [label]:
         if bytecodes.dying:
             row.dying += 1
@@ -352,7 +362,7 @@ def _interrupt(at: int, label: str, row: Row, act: Act, only: tuple[str, ...]) -
 
 def reentered(call: str, state: str, way: str, *, first: int = 1, stride: int = 1, only: tuple[str, ...] = ()) -> Row:
     """Calls the SDK at each bytecode of a call, in one of REENTRIES."""
-    row = Row(call, state, way)
+    row = Row(call, state, way, stride)
     at = first
     while True:
         label = f"{call}/{state}/{way}/{at}"
@@ -380,9 +390,8 @@ def _reenter(at: int, label: str, row: Row, only: tuple[str, ...]) -> bool:
     with Bytecodes(at, REENTRIES[row.act](call), only) as bytecodes:
         CALLS[row.call](label)
     row.kept.append(label)
-    row.bytecodes = max(row.bytecodes, bytecodes.count)
+    row.tell(bytecodes)
     if bytecodes.where:
-        row.tried += 1
         check_on(f"{label}+", row, bytecodes.where)
     faulthandler.cancel_dump_traceback_later()
     return not bytecodes.where
@@ -394,7 +403,7 @@ def forked(call: str, *, raw: bool = False, first: int = 1, stride: int = 1) -> 
     The child of `os.fork` goes on when its parent has kept three more events. One of a fork without hooks, `raw`, goes
     on first: it cannot know of the fork before its next call, which is not promised to work in the other order.
     """
-    row = Row(call, "steady", "a fork without hooks" if raw else "os.fork")
+    row = Row(call, "steady", "a fork without hooks" if raw else "os.fork", stride)
     at = first
     while not _fork(at, f"{call}/{row.act}/{at}", row, raw=raw):
         at += stride
@@ -436,8 +445,7 @@ def _fork(at: int, label: str, row: Row, *, raw: bool) -> bool:
     if pids and not raw:
         _reap(pids[0], label, row)
     faulthandler.cancel_dump_traceback_later()
-    row.bytecodes = max(row.bytecodes, bytecodes.count)
-    row.tried += bool(pids)
+    row.tell(bytecodes)
     row.reached += bool(pids)
     return not pids
 
@@ -473,7 +481,7 @@ def _in_a_child(label: str, row: Row, body: Callable[[], bool]) -> bool:
     if not pid:
         status = 1
         try:
-            for name in ("kept", "cut", "failed", "swallowed"):
+            for name in ("functions", "kept", "cut", "failed", "swallowed"):
                 setattr(row, name, [])
             row.tried = row.reached = row.dying = 0
             done = body()

@@ -35,13 +35,19 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
         yield running
 
 
-def sound(rows: list[Row], *, tried: int) -> None:
-    """Nothing hidden, doubled, stuck or swallowed, and as much was tried as was meant to be."""
+FEWEST = 40
+"""Bytecodes that any public call has: with fewer, they are not counted as they should be."""
+
+
+def sound(rows: list[Row], *functions: str) -> None:
+    """Nothing hidden, doubled, stuck or swallowed, and as much was tried as was meant to be, in all those functions."""
     for row in rows:
         what = f"{row.call}, {row.state}, {row.act}"
         assert (row.swallowed, row.failed, row.hidden, row.doubled) == ([], [], [], []), what
         assert row.tried == row.reached + row.dying, what
-        assert row.tried >= tried, what
+        assert row.tried >= row.bytecodes // row.stride > 0, what
+        assert row.bytecodes >= FEWEST or functions, what
+        assert set(functions) <= set(row.functions), what
 
 
 @pytest.mark.parametrize("call", HOT)
@@ -49,7 +55,7 @@ def test_an_exception_at_every_bytecode_of_the_hot_path(server: ServerProcess, t
     """Each kind reaches the host from each bytecode; all events of other calls arrive, once."""
     kinds = ("SoftTimeLimitExceeded", "TimeoutError", "KeyboardInterrupt", "SystemExit")
     rows = sweep(server, tmp_path / "state", f"[interrupted({call!r}, 'steady', kind) for kind in {kinds}]")
-    sound(rows, tried=150)
+    sound(rows)
     assert [(row.tried, row.dying) for row in rows] == [(row.bytecodes, 0) for row in rows]
 
 
@@ -64,7 +70,7 @@ def test_an_exception_in_the_other_calls(server: ServerProcess, tmp_path: Path, 
         f"[interrupted(call, 'steady', {exception!r}, first={first}, stride={stride})"
         f" for call in {(*calls, 'wait_until_ready')}]",
     )
-    sound(rows, tried=6)
+    sound(rows)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +86,7 @@ def test_an_exception_in_a_call_that_has_more_to_do(
     rows = sweep(
         server, tmp_path / "state", f"[interrupted({call!r}, {state!r}, {exception!r}, first={first}, stride={stride})]"
     )
-    sound(rows, tried=6)
+    sound(rows)
 
 
 def test_an_exception_in_the_first_call(server: ServerProcess, tmp_path: Path) -> None:
@@ -94,7 +100,11 @@ def test_an_exception_in_the_first_call(server: ServerProcess, tmp_path: Path) -
         " for kind in ('SoftTimeLimitExceeded', 'TimeoutError')]",
         first="",
     )
-    sound(rows, tried=7)
+    sound(rows)
+
+
+BEGINNING = ("start", "_open", "_build")
+ENDING = ("retire", "close", "stop")
 
 
 def test_an_exception_where_the_first_call_begins_what_lasts(server: ServerProcess, tmp_path: Path) -> None:
@@ -102,11 +112,10 @@ def test_an_exception_where_the_first_call_begins_what_lasts(server: ServerProce
     rows = sweep(
         server,
         tmp_path / "state",
-        "[interrupted('wait_until_ready', 'first of the process', 'SoftTimeLimitExceeded',"
-        " only=('start', 'run', '_open', '_build'))]",
+        f"[interrupted('wait_until_ready', 'first of the process', 'SoftTimeLimitExceeded', only={BEGINNING})]",
         first="",
     )
-    sound(rows, tried=40)
+    sound(rows, *BEGINNING)
 
 
 def test_an_exception_while_a_client_is_retired(server: ServerProcess, tmp_path: Path) -> None:
@@ -114,10 +123,10 @@ def test_an_exception_while_a_client_is_retired(server: ServerProcess, tmp_path:
     rows = sweep(
         server,
         tmp_path / "state",
-        "[interrupted('config', 'steady', 'SoftTimeLimitExceeded', only=('retire', 'close', 'stop'))]",
+        f"[interrupted('config', 'steady', 'SoftTimeLimitExceeded', only={ENDING})]",
         last="until(lambda: campaigns() == 1, 'one campaign is left')",
     )
-    sound(rows, tried=40)
+    sound(rows, *ENDING)
 
 
 def test_an_exception_at_the_cap(server: ServerProcess, tmp_path: Path) -> None:
@@ -143,7 +152,7 @@ os.kill({server.pid}, signal.SIGSTOP)
 rows = [interrupted("kpi_event", "at the cap", "TimeoutError", first={random.randint(1, 7)}, stride=7)]
 {after}
 os.kill({server.pid}, signal.SIGCONT)
-assert rows[0].swallowed == [] and rows[0].tried > 30, rows
+assert rows[0].swallowed == [] and rows[0].tried >= rows[0].bytecodes // 7 > 0, rows
 """
     run(source, sdk_env(server, tmp_path / "state", max_spool_bytes=1 << 20), deadline=60)
 
@@ -169,7 +178,7 @@ def test_an_exception_where_a_segment_is_made_leaves_no_descriptor(server: Serve
         "[interrupted('kpi_event', 'rotates', 'SoftTimeLimitExceeded')]",
         last="until(lambda: not any('/.' in path for path in open_paths()), 'drafts are closed')",
     )
-    sound(rows, tried=500)
+    sound(rows)
 
 
 @pytest.mark.parametrize("way", REENTRIES)
@@ -181,13 +190,13 @@ def test_a_call_at_every_bytecode_of_a_call(server: ServerProcess, tmp_path: Pat
         f"[reentered(call, 'steady', {way!r}) for call in ('experiment', 'kpi_event')]"
         f" + [reentered('kpi_event', 'rotates', {way!r}, first={random.randint(1, 13)}, stride=13)]",
     )
-    sound(rows, tried=80)
+    sound(rows)
 
 
 def test_a_call_while_a_segment_gets_its_number(server: ServerProcess, tmp_path: Path) -> None:
     """Both make a segment: of one name, the later one would replace the other and its events."""
     rows = sweep(server, tmp_path / "state", "[reentered('kpi_event', 'rotates', 'a signal handler', only=('_make',))]")
-    sound(rows, tried=20)
+    sound(rows, "_make")
 
 
 def test_a_call_within_the_first_call(server: ServerProcess, tmp_path: Path) -> None:
@@ -200,7 +209,7 @@ def test_a_call_within_the_first_call(server: ServerProcess, tmp_path: Path) -> 
         f" stride={stride})]",
         first="",
     )
-    sound(rows, tried=6)
+    sound(rows)
 
 
 def test_a_fork_in_the_middle_of_a_call(server: ServerProcess, tmp_path: Path) -> None:
@@ -211,7 +220,7 @@ def test_a_fork_in_the_middle_of_a_call(server: ServerProcess, tmp_path: Path) -
         tmp_path / "state",
         f"[forked(call, first={random.randint(1, stride)}, stride={stride}) for call in ('experiment', 'kpi_event')]",
     )
-    sound(rows, tried=40)
+    sound(rows)
 
 
 def test_a_fork_without_hooks_in_the_middle_of_a_call(server: ServerProcess, tmp_path: Path) -> None:
@@ -224,14 +233,14 @@ def test_a_fork_without_hooks_in_the_middle_of_a_call(server: ServerProcess, tmp
         " ('experiment', 'kpi_event')]",
         uwsgi=UWSGI,
     )
-    sound(rows, tried=15)
+    sound(rows)
 
 
 def test_an_exception_that_is_set_in_the_thread(server: ServerProcess, tmp_path: Path) -> None:
     """By PyThreadState_SetAsyncExc: it may be taken for an error of ours, but no event is hidden and all goes on."""
     (row,) = sweep(server, tmp_path / "state", f"[interrupted('kpi_event', 'steady', {ASYNC!r})]")
     assert (row.failed, row.hidden, row.doubled) == ([], [], [])
-    assert row.tried == row.bytecodes > 200
+    assert row.tried == row.bytecodes > FEWEST
 
 
 def test_the_callers_objects_call_us(server: ServerProcess, tmp_path: Path) -> None:
