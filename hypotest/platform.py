@@ -1,4 +1,4 @@
-"""Where Linux, macOS and their file systems differ: fork detection, preallocation, trust in mappings."""
+"""Where Linux, macOS and their file systems differ: fork detection, preallocation, mappings and what replaces them."""
 
 from __future__ import annotations
 
@@ -155,6 +155,56 @@ def populate(mapping: mmap.mmap) -> None:
     """Touches every page of `mapping` now, so that no append waits for a page fault later."""
     with suppress(OSError, ValueError, AttributeError):
         mapping.madvise(_MADV_POPULATE_WRITE)
+
+
+def pread(fd: int, size: int, offset: int) -> bytes:
+    """What a file has there: less than `size` only at its end.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found = os.pread(fd, size, offset)
+    if len(found) != size and os.fstat(fd).st_size >= offset + size:
+        raise OSError(errno.EIO, "short read")  # what is there must not be taken for damaged, or for zeros
+    return found
+
+
+class FileBytes:
+    """The slices of a file, by pread and pwrite: what a mapping is elsewhere, without its SIGBUS on a full disk."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def disown(self) -> None:
+        """Makes each further read and write fail."""
+        self._fd = -1
+
+    def __getitem__(self, part: slice) -> bytes:
+        wanted = part.stop - part.start
+        found = pread(self._fd, wanted, part.start)
+        if len(found) != wanted:
+            found = found.ljust(wanted, b"\0")
+        return found
+
+    def __setitem__(self, part: slice, data: bytes) -> None:
+        written = os.pwrite(self._fd, data, part.start)
+        if not written:
+            raise OSError(errno.ENOSPC, "short write: the disk is full")
+        if written != len(data):  # the rest tells why
+            self[part.start + written : part.stop] = data[written:]
+
+
+class FileWords:
+    """The u64 words of a file, by pread and pwrite."""
+
+    def __init__(self, data: FileBytes) -> None:
+        self._data = data
+
+    def __getitem__(self, index: int) -> int:
+        return int.from_bytes(self._data[index * 8 : index * 8 + 8], sys.byteorder)
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._data[index * 8 : index * 8 + 8] = value.to_bytes(8, sys.byteorder)
 
 
 def sync_data(fd: int) -> None:

@@ -46,7 +46,6 @@ import fcntl
 import mmap
 import os
 import struct
-import sys
 import time
 from collections import deque
 from weakref import ReferenceType, ref
@@ -56,6 +55,7 @@ from mmh3 import hash as murmur3
 from hypotest import header, interrupts, platform
 from hypotest.errors import CorruptFile
 from hypotest.header import ACKNOWLEDGED, COUNTERS, DONE, FINISHED, HEADER, POSITION, SUFFIX, Identity
+from hypotest.platform import FileBytes, FileWords, pread
 
 MAX_PAYLOAD = 64 << 10
 
@@ -66,56 +66,6 @@ _READ = 128 << 10
 _ZEROS = bytes(_BLOCK)
 _PAGE = 4 << 10
 pack_frame_head = _FRAME.pack
-
-
-def _pread(fd: int, size: int, offset: int) -> bytes:
-    """What a file has there: less than `size` only at its end.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    found = os.pread(fd, size, offset)
-    if len(found) != size and os.fstat(fd).st_size >= offset + size:
-        raise OSError(errno.EIO, "short read")  # what is there must not be taken for damaged, or for zeros
-    return found
-
-
-class _FileBytes:
-    """The slices of a file, by pread and pwrite: what a mapping is elsewhere, without its SIGBUS on a full disk."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def disown(self) -> None:
-        """Makes each further read and write fail."""
-        self._fd = -1
-
-    def __getitem__(self, part: slice) -> bytes:
-        wanted = part.stop - part.start
-        found = _pread(self._fd, wanted, part.start)
-        if len(found) != wanted:
-            found = found.ljust(wanted, b"\0")
-        return found
-
-    def __setitem__(self, part: slice, data: bytes) -> None:
-        written = os.pwrite(self._fd, data, part.start)
-        if not written:
-            raise OSError(errno.ENOSPC, "short write: the disk is full")
-        if written != len(data):  # the rest tells why
-            self[part.start + written : part.stop] = data[written:]
-
-
-class _FileWords:
-    """The u64 words of a file, by pread and pwrite."""
-
-    def __init__(self, data: _FileBytes) -> None:
-        self._data = data
-
-    def __getitem__(self, index: int) -> int:
-        return int.from_bytes(self._data[index * 8 : index * 8 + 8], sys.byteorder)
-
-    def __setitem__(self, index: int, value: int) -> None:
-        self._data[index * 8 : index * 8 + 8] = value.to_bytes(8, sys.byteorder)
 
 
 class Segment:
@@ -179,14 +129,14 @@ class Segment:
         self.instance, self.stem = found.instance.hex(), found.stem
         self.mended = found.is_damaged(head)
         size = os.fstat(fd).st_size
-        self.map: mmap.mmap | _FileBytes
-        self.words: memoryview | _FileWords
+        self.map: mmap.mmap | FileBytes
+        self.words: memoryview | FileWords
         if size == self.full and self.full % 8 == 0:
             self.map = mmap.mmap(fd, min(size, most))
             self.words = memoryview(self.map).cast("Q")
         else:
-            self.map = _FileBytes(fd)
-            self.words = _FileWords(self.map)
+            self.map = FileBytes(fd)
+            self.words = FileWords(self.map)
 
     def __del__(self) -> None:
         # Not `close`: what a signal handler raises in here is lost to the host, so it has to be short, where it is not
@@ -221,7 +171,7 @@ class Segment:
             self.words.release()
             if writer:
                 writer.map = self.words  # type: ignore[assignment]
-        elif isinstance(self.map, _FileBytes):
+        elif isinstance(self.map, FileBytes):
             self.map.disown()
 
     def lock(self) -> bool:
@@ -277,11 +227,11 @@ class Segment:
         """The payload of the frame at `offset` and the offset behind it; None if there is no sound frame."""
         if offset + _FRAME.size > end:
             return None
-        length, checksum = _FRAME.unpack(_pread(self.fd, _FRAME.size, offset).ljust(_FRAME.size, b"\0"))
+        length, checksum = _FRAME.unpack(pread(self.fd, _FRAME.size, offset).ljust(_FRAME.size, b"\0"))
         start = offset + _FRAME.size
         if not 0 < length <= MAX_PAYLOAD or start + length > end:
             return None
-        payload = _pread(self.fd, length, start)
+        payload = pread(self.fd, length, start)
         if murmur3(payload, self.seed, False) != checksum:
             return None
         return payload, (start + length + 7) & -8
@@ -297,7 +247,7 @@ class Segment:
             most: frames; it may be fewer although more follow.
             room: bytes; the last frame begins within them.
         """
-        block = _pread(self.fd, min(end - offset, _READ), offset)
+        block = pread(self.fd, min(end - offset, _READ), offset)
         offsets: list[int] = []
         payloads: list[bytes] = []
         seed, unpack, digest = self.seed, _FRAME.unpack_from, murmur3
@@ -319,7 +269,7 @@ class Segment:
         offset += 8
         while offset < end:
             block = min(_BLOCK, end - offset)
-            data = _pread(self.fd, block, offset)
+            data = pread(self.fd, block, offset)
             if data != _ZEROS[:block]:
                 # By the lengths first: to try each place would take seconds where a large file is full of garbage.
                 lengths = memoryview(data[: len(data) & -8]).cast("I")[::2]

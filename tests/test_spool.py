@@ -65,7 +65,7 @@ def test_round_trip(home: Namespace, monkeypatch: pytest.MonkeyPatch, mapped: bo
         home.spool.append(payload)
     assert payloads(in_order(drain(home.backlog()))) == sent
     modes = {type(held.map).__name__ for held in home.spool.segments.values()}
-    assert modes == {"mmap" if mapped else "_FileBytes"}
+    assert modes == {"mmap" if mapped else "FileBytes"}
 
 
 def test_every_size(home: Namespace) -> None:

@@ -209,7 +209,7 @@ FAULTS: list[Fault] = [
         "52 errors",
         (
             Removal(
-                "hypotest/segment.py", "if len(found) != size and os.fstat(fd).st_size >= offset + size:", "if False:"
+                "hypotest/platform.py", "if len(found) != size and os.fstat(fd).st_size >= offset + size:", "if False:"
             ),
         ),
     ),
@@ -218,7 +218,7 @@ FAULTS: list[Fault] = [
         "the rest is written before the event counts",
         f"{_HALF}[append, not mapped]",
         "11 transfers",
-        (Removal("hypotest/segment.py", "if written != len(data):", "if False:"),),
+        (Removal("hypotest/platform.py", "if written != len(data):", "if False:"),),
     ),
     Fault(
         "the kernel reads only a part of the control page's head",
