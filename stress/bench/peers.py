@@ -24,9 +24,10 @@ import time
 from queue import Queue
 from typing import Any
 
+from stress.bench.aside import fetch
 from stress.bench.formats import VARIANTS, name
 from stress.bench.peer import Call, Peer
-from stress.bench.sink import Sink, fetch
+from stress.bench.sink import Sink
 from tests.oracle import PACKAGE, REQUIREMENTS
 from tests.packages import Missing, obtained
 from tests.server_process import clean_env
