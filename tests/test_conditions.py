@@ -273,6 +273,23 @@ def test_names_that_are_no_identifiers() -> None:
         assert conditions.parse("a-b-c == 1 and a-b == 2", names)({"a-b": 2, "a-b-c": 1}, None, None)
 
 
+SPECIAL = st.text("ab-!", min_size=1, max_size=6).map("-".__add__)
+
+
+@given(st.sets(SPECIAL, min_size=1, max_size=32), SPECIAL)
+def test_the_longest_name_that_is_no_identifier(names: set[str], text: str) -> None:
+    """However many begin alike: the longest that stands there, unless the word goes on behind it."""
+
+    def stands(name: str) -> bool:
+        return text.startswith(name) and not (name[-1] in "ab" and text[len(name) :][:1] in ("a", "b"))
+
+    found = [name for name in names if text.startswith(name)]
+    if found:
+        longest_first = tuple(sorted(names, key=len, reverse=True))
+        expected = max(map(len, filter(stands, found)), default=0)
+        assert condition_tokens._special_end(longest_first, text, 0) == expected
+
+
 def test_ids_win() -> None:
     """`user_id` and `visitor_id` are the ids, also if they are declared as tags."""
     condition = conditions.parse("user_id == 'u' and visitor_id is None", ["user_id", "visitor_id"])
