@@ -221,10 +221,6 @@ def _demo(_options: argparse.Namespace) -> int:
     return run.main()
 
 
-def _no_run(_options: argparse.Namespace) -> int:
-    raise NotImplementedError
-
-
 def _no_options(_command: argparse.ArgumentParser) -> None:
     """For commands that have none of their own."""
 
@@ -259,11 +255,11 @@ _COMMANDS: dict[
     str,
     tuple[str, str, Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None]],
 ] = {
-    # For the list of commands only: `_run` hands it to `_serve` with all its arguments.
+    # For the list of commands: `_run` hands what begins with it to `_serve`, with all its arguments.
     "serve": (
         "the local server: experiments, events, results",
         "0 stopped by a signal; 1 failed",
-        _no_run,
+        lambda _options: _serve([]),
         _no_options,
     ),
     "status": (
