@@ -16,6 +16,8 @@ PER_64_KIB = int(os.environ.get("FUZZ_MS", "10")) * 1_000_000
 MOST_MEMORY = 4 << 20
 MEMORY_PER_BYTE = 400
 _TRIES, _REST = 40, 0.05
+_LOOP = 2_100_000
+"""ns of `_loop` on the machine of docs/performance.md, when it is quiet."""
 DEEPEST = 400
 """Frames that a target may use. A condition has 50 levels, of at most six frames each."""
 
@@ -95,17 +97,27 @@ def check(target: Target, argument: object, size: int, *, expected: object = Non
 def time_of(target: Target, argument: object, enough: int = 0) -> int:
     """The processor time of one call, in ns: the least of several, up to the first that is at most `enough`.
 
-    A busy machine, whose caches and cores others use, can double it for a while: what is slow by itself always is.
+    As on a quiet machine: where others use its caches and the other half of its cores, all takes twice as long, and so
+    does a fixed loop beside it.
     """
     least = 1 << 62
     for _ in range(_TRIES):
         began = time.thread_time_ns()
         _call(target, argument)
-        least = min(least, time.thread_time_ns() - began)
+        ended = time.thread_time_ns()
+        least = min(least, int((ended - began) / max(1.0, _loop() / _LOOP)))
         if least <= enough:
             break
         time.sleep(_REST)
     return least
+
+
+def _loop() -> int:
+    """The processor time of a fixed loop, in ns."""
+    began = time.thread_time_ns()
+    for number in range(20_000):
+        len(str(number))
+    return time.thread_time_ns() - began
 
 
 def check_memory(target: Target, argument: object, size: int) -> int:
