@@ -70,7 +70,7 @@ def config(
             interrupts.let_through(error)
             refused.append((name, f"{name}: {type(error).__name__}"))
     try:
-        runtime.configure(parsed)
+        runtime.configure(parsed, [name for name, _ in refused])
     except Exception as error:  # noqa: BLE001 - the outermost guard
         interrupts.let_through(error)
         _report("config", error)
@@ -289,7 +289,8 @@ def _number(event_name: object, value: Any) -> Any:
 
 
 def _seconds(timeout: float | None) -> float:
-    return _FOREVER if timeout is None else float(timeout)
+    seconds = _FOREVER if timeout is None else float(timeout)
+    return seconds if seconds == seconds else 0.0  # noqa: PLR0124 - a nan, which no clock ever reaches
 
 
 def _id(value: object) -> str | None:

@@ -7,6 +7,7 @@ stderr. A token is never printed, and HT_TOKEN is better than --token: the proce
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -36,12 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")
     command = f" {given[0]}" if given and given[0] in _COMMANDS else ""
     try:
         try:
             return _run(given)
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except HypotestError as error:
         print(f"hypotest{command}: {log.escaped(str(error))}", file=sys.stderr)
         return getattr(error, "status", 2)
@@ -60,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _drop_output() -> None:
     """Turns what is still to be written to nowhere: the interpreter would fail at it once more at its exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):

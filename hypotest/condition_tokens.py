@@ -26,6 +26,7 @@ MAX_ITEMS = 8_192  # of lists of plain literals
 MAX_OF_ONE_HASH = 64  # items of a set, equal ones among them
 MAX_DIGITS = 4_300  # of a number; Python's own limit since 3.10.7, because reading them is quadratic
 MAX_SPECIAL_NAMES = 32  # tag names that are no identifiers: each is tried at each token
+MAX_SPECIAL_NAME = 256  # characters of one
 
 INVALID = "condition_to_enter_experiment is invalid"
 NAME, VALUE, METHOD, LEN, END = "name", "value", "method", "len", "end of the text"
@@ -197,6 +198,10 @@ class _Lexicon:
         special = [name for name in self._names if name and not _is_word(name)]
         if len(special) > MAX_SPECIAL_NAMES:
             raise ConditionSyntaxError(f"{INVALID}: more than {MAX_SPECIAL_NAMES} tag names are no identifiers")
+        if any(len(name) > MAX_SPECIAL_NAME for name in special):
+            raise ConditionSyntaxError(
+                f"{INVALID}: a tag name that is no identifier has more than {MAX_SPECIAL_NAME} characters"
+            )
         self._special: dict[str, tuple[str, ...]] = {}
         for name in sorted(special, key=len, reverse=True):
             self._special[name[0]] = (*self._special.get(name[0], ()), name)

@@ -6,6 +6,7 @@ A value that cannot be used is a `ConfigError`, which the caller turns into one 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 
 from hypotest.errors import ConfigError
@@ -21,6 +22,7 @@ SDK_TYPE = "python3"
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
+_AUTHORITY = r"(\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(:[0-9]+)?"  # compiled where it is needed, not by the import
 
 
 def _flag(value: object) -> bool:
@@ -68,21 +70,28 @@ def _text(value: object) -> str:
 
 
 def _salt(value: object) -> str:
-    # A number is taken as its text: to go on without a salt would send the ids themselves.
-    return _text(str(value) if isinstance(value, (int, float)) else value)
+    # A number is taken as its text, and so are bytes: to go on without a salt would send the ids themselves.
+    if isinstance(value, (bytes, bytearray)):
+        return _text(value.decode("utf-8", "surrogateescape"))
+    return _text(str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value)
 
 
 def _path(value: object) -> str:
     path = value.__fspath__() if hasattr(value, "__fspath__") else value
     if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
         raise ConfigError("expected an absolute path")
-    return path
+    return without_slash(path)
+
+
+def without_slash(path: str) -> str:
+    """An absolute path without slashes at its end, behind which a symbolic link would be followed."""
+    return path.rstrip("/") or "/"
 
 
 def _url(value: object) -> str:
     scheme, _, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
     authority = rest.partition("/")[0]
-    bad = not authority or "@" in authority or not value.isascii() or not value.isprintable()  # type: ignore[attr-defined]
+    bad = "@" in authority or not re.fullmatch(_AUTHORITY, authority) or not (rest.isascii() and rest.isprintable())
     if scheme not in ("http", "https") or bad or any(mark in rest for mark in " ?#"):
         raise ConfigError("expected https://host[:port][/path], without user, query or fragment")
     return f"{scheme}://{rest.rstrip('/')}"
@@ -96,6 +105,12 @@ def _choice(*choices: str) -> Callable[[object], str]:
         raise ConfigError(f"expected one of {', '.join(choices)}")
 
     return parse
+
+
+def _level(value: object) -> str:
+    # logging takes the short names too, and 1.0.9 did.
+    short = {"warn": "WARNING", "fatal": "CRITICAL"}.get(value.strip().lower()) if isinstance(value, str) else None
+    return short or _choice(*_LEVELS)(value)
 
 
 class Option:
@@ -120,7 +135,7 @@ class Config(Record):
     token: str | None = _option("HT_TOKEN", None, _token, secret=True)
     pull_interval: float = _option("HT_PULL_INTERVAL", 30.0, _number(0.1, 86_400, "seconds"))
     pull_jitter: float = _option("HT_PULL_JITTER", 5.0, _number(0, 86_400, "seconds"))
-    log_level: str = _option("HT_LOG_LEVEL", "INFO", _choice(*_LEVELS))
+    log_level: str = _option("HT_LOG_LEVEL", "INFO", _level)
     flush_events: bool = _option("HT_FLUSH_EVENTS", default=False, parse=_flag)
     connect_to_server: bool = _option("HT_CONNECT_TO_SERVER", default=True, parse=_flag)
     server_url: str = _option("HT_SERVER_URL", "https://sdk.hypotest.io", _url)

@@ -215,9 +215,9 @@ def _json(value: object) -> bytes:
 
 
 def as_text(value: object) -> str:
-    """A str, of no class of its own, that has UTF-8."""
+    """A str, of no class of its own, that has UTF-8. Of a str of its own class it is what JSON has, not its `str()`."""
     try:
-        text = str(value)
+        text = str.__str__(value) if isinstance(value, str) else str(value)
     except Exception as error:  # noqa: BLE001 - a __str__ of the application must not lose the event
         let_through(error)
         text = f"<{type(value).__name__} without a str>"

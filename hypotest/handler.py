@@ -12,16 +12,20 @@ NAME = "hypotest"
 _FORMAT = "%(asctime)s %(levelname)-8s hypotest[%(process)d] %(message)s"
 
 
+_set = [logging.NOTSET]
+"""The level that we have set."""
+
+
 class _Stdout:
-    """A stream that is today's sys.stdout, or nothing while the root logger has handlers, which get the record too.
+    """A stream that is today's sys.stdout, or nothing while others get the record: the root's handlers, the host's own.
 
     Hazard: the lock inside sys.stdout, held by a thread that writes, stays locked in a child that is forked meanwhile,
     whose first line would hang. So lines go to its descriptor, one write each, which also keeps them whole.
     """
 
     def write(self, text: str) -> None:
-        out, genuine = sys.stdout, sys.__stdout__
-        if logging.getLogger().handlers and logging.getLogger(NAME).propagate:
+        out, genuine, logger = sys.stdout, sys.__stdout__, logging.getLogger(NAME)
+        if (logging.getLogger().handlers and logger.propagate) or len(logger.handlers) > 1:
             return
         if genuine is not None and out is genuine:
             os.write(genuine.fileno(), text.encode(genuine.encoding, "backslashreplace"))
@@ -53,4 +57,7 @@ def configure(level: str) -> None:
         handler = _Handler(_Stdout())
         handler.setFormatter(logging.Formatter(_FORMAT))
         logger.addHandler(handler)
+    elif logger.level != _set[0]:  # the host's own, set since
+        return
     logger.setLevel(level)
+    _set[0] = logger.level

@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from hypotest import accounts, interrupts, lazy, log
 from hypotest.client import Client
@@ -125,10 +125,19 @@ def _abandon(inherited: _Process) -> None:
             client.spool.abandon()
 
 
-def configure(values: Mapping[str, Any]) -> None:
-    """Puts parsed values in force from the next call on. Touches no disk and starts nothing."""
+def configure(values: Mapping[str, Any], unusable: Collection[str] = ()) -> None:
+    """Puts parsed values in force from the next call on. Touches no disk and starts nothing.
+
+    Args:
+        values: by parameter.
+        unusable: parameters that were given a value nobody can use: what is in force stays. Where that is no salt, ids
+            are hashed under one that nobody knows, rather than sent as they are.
+    """
     _overrides.update(values)
     settled, _ = resolve(_overrides, os.environ)
+    if "hash_ids" in unusable and settled.hash_ids is None:
+        _overrides["hash_ids"] = os.urandom(16).hex()
+        settled, _ = resolve(_overrides, os.environ)
     log.configure(settled.log_level)
     client = _here.built.get(_CURRENT)
     if client is not None and client.config != settled and _here.guard.alive:

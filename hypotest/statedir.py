@@ -13,6 +13,7 @@ from _blake2 import blake2b  # hashlib, which has the same, loads OpenSSL: a ten
 from collections.abc import Iterator, Mapping
 
 from hypotest import interrupts, platform
+from hypotest.config import without_slash
 from hypotest.errors import StorageError
 
 FORMAT = "v1"
@@ -80,7 +81,7 @@ def candidates(explicit: str | None, environ: Mapping[str, str]) -> Iterator[str
     else:
         systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
         if systemd.startswith("/"):
-            yield systemd
+            yield without_slash(systemd)
         xdg = environ.get("XDG_STATE_HOME", "")
         if xdg.startswith("/"):
             yield f"{xdg}/hypotest"

@@ -148,6 +148,7 @@ NAMES = {
     "b'button'": "b'button'",
     "Text('button')": "button",
     "Text('none')": "none",
+    "Member.BUTTON": "button",
     "Raises()": "<Raises without a str>",
 }
 
@@ -156,9 +157,12 @@ NAMES = {
 def test_names_that_are_no_str(server: ServerProcess, tmp_path: Path, expression: str) -> None:
     """A name that is no str becomes one; a str of a class of its own is what it says."""
     source = f"""{READY}{RAISES}
+import enum
 class Text(str):
     def __str__(self):
         return self
+class Member(str, enum.Enum):
+    BUTTON = "button"
 for _ in range(2):
     say("answer", hypotest.experiment({expression}, user_id="u", override="b").variant)
 {FLUSH}"""

@@ -720,6 +720,22 @@ def test_another_user_than_the_application_s_is_told_so_and_no_directory_is_made
         assert refused_to_nobody in done.stderr
 
 
+@pytest.mark.parametrize("arguments", ["status", "--help", "check"])
+def test_a_process_without_stdout(env: dict[str, str], arguments: str) -> None:
+    """Nobody reads, and nobody is shown a traceback."""
+    script = ["sh", "-c", f'"$0" -m hypotest {arguments} >&-', sys.executable]
+    done = completed(env, script)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_terminal_cannot_show_is_escaped(informed: dict[str, str], encoding: str) -> None:
+    """A name of the application's own language, on a terminal that has no letters for it."""
+    done = completed(informed | {"PYTHONIOENCODING": encoding}, command("explain", "größe→"))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
 def test_an_error_of_the_system_is_one_line(env: dict[str, str]) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(

@@ -273,6 +273,13 @@ def test_names_that_are_no_identifiers() -> None:
         assert conditions.parse("a-b-c == 1 and a-b == 2", names)({"a-b": 2, "a-b-c": 1}, None, None)
 
 
+def test_long_names_that_are_no_identifiers() -> None:
+    """Each is compared at each token: they have a bound. A name that is one, and is looked up, has none."""
+    assert conditions.parse(f"{'a' * 1000} == 1", ["a" * 1000])({"a" * 1000: 1}, None, None)
+    assert conditions.parse(f"{'-' * 256} == 1", ["-" * 256])({"-" * 256: 1}, None, None)
+    assert "more than 256 characters" in rejected("a == 1", ["a", "-" * 257])
+
+
 SPECIAL = st.text("ab-!", min_size=1, max_size=6).map("-".__add__)
 
 

@@ -59,6 +59,20 @@ log.line(log.INFO, "nothing on stdout")
     assert run_python(BEGIN + child) == ""
 
 
+@pytest.mark.parametrize("theirs", ["addHandler(logging.NullHandler())", "setLevel('CRITICAL')"])
+def test_a_logger_that_the_application_configured_after_us(theirs: str) -> None:
+    """So do those that it gave it after our first line; what we set is set again."""
+    child = f"""
+log.configure("INFO")
+logger = logging.getLogger("hypotest")
+logger.{theirs}
+log.configure("DEBUG")
+log.line(log.INFO, "nothing on stdout")
+assert logger.level in (logging.DEBUG, logging.CRITICAL)
+"""
+    assert run_python(BEGIN + child) == ""
+
+
 def test_root_handlers_get_each_line_once() -> None:
     """An application that logs through the root logger finds our lines there, and not on stdout besides."""
     child = "logging.basicConfig(stream=sys.stdout, format='ROOT %(message)s')\n"

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 DRAIN_LIMIT = 256 * 1024 * 1024
 _GZIP = zlib.MAX_WBITS | 16
+_SLICE = 4096
+_MOST_MEMBERS = 1000
 
 
 class _Sink(Protocol):
@@ -30,25 +32,37 @@ class _Plain:
         self._size += len(data)
         if self._size > self._limit:
             raise Refusal(413, f"the body is over {self._limit} bytes{self._measured}: send smaller batches")
-        self._parts.append(data)
+        if data:
+            self._parts.append(data)
 
     def finish(self) -> bytes:
         return b"".join(self._parts)
 
 
 class _Gunzip:
-    """Streams: a bomb costs twice `limit` bytes at most, whatever it would unfold to."""
+    """Streams: a bomb costs twice `limit` bytes at most, whatever it would unfold to; or not, as empty members do."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._wire = self._members = 0
         self._plain = _Plain(limit, " when decompressed")
         self._member = zlib.decompressobj(_GZIP)
         self._started = False
 
     def feed(self, data: bytes) -> None:
+        self._wire += len(data)
+        if self._wire > self._limit:
+            raise Refusal(413, f"the body is over {self._limit} bytes: send smaller batches")
+        for start in range(0, len(data), _SLICE):  # what is behind a member is copied once for each
+            self._unpack(data[start : start + _SLICE])
+
+    def _unpack(self, data: bytes) -> None:
         while data:
             if self._member.eof:  # RFC 1952, 2.2: a file is a series of members
                 self._member = zlib.decompressobj(_GZIP)
+                self._members += 1
+                if self._members == _MOST_MEMBERS:
+                    raise Refusal(400, f"the gzip body has {_MOST_MEMBERS} members")
             self._started = True
             try:
                 out = self._member.decompress(data, self._limit + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -25,8 +26,13 @@ class Document:
     lines: Lines = field(default_factory=dict)
 
 
-def parse(text: str, *, is_json: bool) -> Document:
+def parse(text: str, *, is_json: bool, as_written: Container[str] = ()) -> Document:
     """Parse a document.
+
+    Args:
+        text: of the file.
+        is_json: whether it is JSON, else YAML.
+        as_written: fields of an experiment in which YAML's numbers are texts: 0123 is not 83 there.
 
     Raises:
         DocumentError: syntax, a key that occurs twice, or nothing at all.
@@ -34,7 +40,7 @@ def parse(text: str, *, is_json: bool) -> Document:
     if not text.strip():
         raise DocumentError("the file is empty (write {} for no experiments)")
     try:
-        return _parse_json(text) if is_json else _parse_yaml(text)
+        return _parse_json(text) if is_json else _parse_yaml(text, as_written)
     except RecursionError:
         raise DocumentError("it is nested too deeply") from None
 
@@ -44,6 +50,10 @@ def _parse_json(text: str) -> Document:
         return Document(json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant))
     except json.JSONDecodeError as error:
         raise DocumentError(f"line {error.lineno}: {error.msg}") from None
+    except ValueError as error:  # an integer of more digits than Python reads
+        if isinstance(error, DocumentError):
+            raise
+        raise DocumentError(str(error)) from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -59,7 +69,7 @@ def _no_constant(name: str) -> Any:
     raise DocumentError(f"{name} is not a number")
 
 
-def _parse_yaml(text: str) -> Document:
+def _parse_yaml(text: str, as_written: Container[str]) -> Document:
     try:
         loader = _Loader(text)
     except yaml.YAMLError as error:  # a character that YAML forbids
@@ -70,6 +80,9 @@ def _parse_yaml(text: str) -> Document:
             raise DocumentError("the file is empty (write {} for no experiments)")
         lines: Lines = {}
         _check_keys(node, (), lines)
+        for name, field in _fields(node):
+            if name in as_written:
+                _keep_numbers(field)
         return Document(loader.construct_document(node), lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -81,6 +94,24 @@ def _parse_yaml(text: str) -> Document:
         raise DocumentError(" ".join(str(error).split())) from None
     finally:
         loader.dispose()
+
+
+def _fields(node: yaml.Node) -> Iterator[tuple[str, yaml.Node]]:
+    """The fields of all experiments, whether they stand at the top or under `tests`."""
+    level = [node]
+    for _ in range(_KEPT_LEVELS):
+        pairs = [pair for inner in level if isinstance(inner, yaml.MappingNode) for pair in inner.value]
+        yield from ((str(key.value), value) for key, value in pairs)
+        level = list({id(value): value for _, value in pairs}.values())  # an alias is the same node again
+
+
+def _keep_numbers(node: yaml.Node) -> None:
+    """Turns the numbers in a field, a mapping of lists or a list, into the texts that they are written as."""
+    inner = [value for _, value in node.value] if isinstance(node, yaml.MappingNode) else [node]
+    for listed in inner:
+        for item in listed.value if isinstance(listed, yaml.SequenceNode) else ():
+            if item.tag in _NUMBERS:
+                item.tag = _TEXT
 
 
 def _check_keys(node: yaml.Node, path: tuple[str, ...], lines: Lines) -> None:
@@ -102,6 +133,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     """Safe, and only `true` and `false` are booleans: a variant may be called `on` or `no`."""
 
 
+_TEXT = "tag:yaml.org,2002:str"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _BOOL = "tag:yaml.org,2002:bool"
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _Loader.yaml_implicit_resolvers = {

@@ -148,7 +148,7 @@ def load(text: str, *, is_json: bool = False) -> Settings:
         ExperimentsError: it can't be used; nothing of it is.
     """
     try:
-        document = parse(text, is_json=is_json)
+        document = parse(text, is_json=is_json, as_written=("override", *_OVERRIDES))
     except DocumentError as error:
         raise ExperimentsError(str(error)) from None
     errors: list[str] = []

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from hypotest.errors import ConfigError, HypotestError
+from hypotest.log import escaped
 from hypotest.server.app import DEFAULT_MAX_BODY, create_app
 from hypotest.server.experiments import ExperimentsError
 from hypotest.server.store import Store
@@ -75,7 +76,7 @@ def main(namespace: argparse.Namespace) -> int:
             access_log=namespace.access_log,
         )
     except (HypotestError, ExperimentsError) as error:
-        print(f"hypotest serve: {error}", file=sys.stderr)  # noqa: T201
+        print(f"hypotest serve: {escaped(str(error))}", file=sys.stderr)  # noqa: T201
         return 2
 
 
@@ -167,6 +168,8 @@ def _tokens(given: Sequence[str], host: str) -> list[str]:
             raise ConfigError(f"{host} can be reached by others: give a --token, or set HT_TOKEN")
         tokens = [DEFAULT_TOKEN]
         print(f"no token given: clients use HT_TOKEN={DEFAULT_TOKEN}", flush=True)  # noqa: T201
+    if DEFAULT_TOKEN in tokens and not _is_loopback(host):
+        raise ConfigError(f"{host} can be reached by others, who know the token {DEFAULT_TOKEN}: give another one")
     for token in tokens:
         if not token or not all("!" <= character <= "~" for character in token):
             raise ConfigError("a token is made of printable ASCII characters without spaces")
@@ -188,7 +191,7 @@ def _listen(host: str, port: int) -> socket.socket:
         # Not `create_server`: asyncio sets TCP_NODELAY only where the protocol is spelled out, and without it
         # every answer on a kept connection waits 40 ms for a delayed ACK.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for names that can be none
         raise ConfigError(f"can't listen on {host}:{port}: {error}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

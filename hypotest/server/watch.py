@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, TypeAlias
 
+from hypotest.log import escaped
 from hypotest.server.experiments import ExperimentsError, Settings, load, make_settings
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class ExperimentsFile:
             settings = self._load(self.path)
         except ExperimentsError as error:
             self.error = str(error)
-            _log.error("experiments: %s is broken, the last good version stays: %s", self.path, error)
+            _log.error("experiments: %s is broken, the last good version stays: %s", self.path, escaped(str(error)))
         else:
             changed, self.settings, self.error = settings.etag != self.settings.etag, settings, None
             _log.info("experiments: %s in use%s", len(settings.tests), "" if changed else ", none changed")
@@ -106,7 +107,7 @@ class ExperimentsFile:
 
     def _log_warnings(self) -> None:
         for warning in self.settings.warnings:
-            _log.warning("experiments: %s", warning)
+            _log.warning("experiments: %s", escaped(warning))
 
 
 def _is_new_file(now: _Signature, before: _Signature) -> bool:

@@ -226,6 +226,22 @@ def test_nothing_outside_the_state_directory(remains: Remains) -> None:
         assert {path.name for path in (remains.directory / name).iterdir()} <= {"agent.log"}
 
 
+@pytest.mark.parametrize("salt", ["''", "True", "['salt']"])
+def test_an_unusable_salt_lets_no_id_out(salt: str, tmp_path: Path) -> None:
+    """Ids are hashed under a salt that nobody knows until there is a good one, which then stays; and a line says so."""
+    bad = f"hypotest.config(hash_ids={salt})"
+    source = f"{bad}\nkeep('x')\nhypotest.config(hash_ids='good')\n{bad}\nkeep('y')\n"
+    with ServerProcess(tmp_path) as server:
+        output = run(source + "assert hypotest.flush(10)", sdk_env(server, tmp_path / "state"))
+        ids = server.query("SELECT name, user_id FROM events")
+    good = hmac.new(b"good", b"u", "sha256").hexdigest()
+    assert {user for name, user in ids if name.startswith("y")} == {good}
+    (unknown,) = {user for name, user in ids if name.startswith("x")}
+    assert re.fullmatch("[0-9a-f]{64}", unknown)
+    assert unknown != good
+    assert "hash_ids: expected" in output
+
+
 def test_hash_ids_changes_no_variant(tmp_path: Path) -> None:
     """Variants are decided by the id itself, with a salt and without."""
     source = """

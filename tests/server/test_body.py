@@ -81,6 +81,23 @@ def test_bomb_is_not_unfolded() -> None:
     assert peak < 1 << 20
 
 
+@pytest.mark.parametrize(
+    ("packed", "status"),
+    [
+        (gzip.compress(b"") * (LIMIT // 20 + 1), 413),
+        (b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * LIMIT + b"\0", 413),
+        (gzip.compress(b"") * 1001, 400),
+    ],
+    ids=["empty members", "a long name", "many members"],
+)
+def test_what_unfolds_to_nothing(packed: bytes, status: int) -> None:
+    """Members without content, and names in their heads, count on the wire; and there may not be too many."""
+    limit = LIMIT if status == 413 else 1 << 20
+    with pytest.raises(Refusal) as caught:
+        asyncio.run(read_body(Chunks(*pieces(packed, 1000))(), "gzip", limit))
+    assert caught.value.status == status
+
+
 @pytest.mark.parametrize(("encoding", "status"), [("", 413), ("gzip", 400), ("br", 415)])
 def test_rest_is_discarded(encoding: str, status: int) -> None:
     """A refused body is read to its end, so that the client gets to read the answer."""

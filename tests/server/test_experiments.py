@@ -196,6 +196,9 @@ def test_numbers_as_ids() -> None:
     assert (entry["override_control"], entry["override_b"]) == (["12", "-3", "1.5"], ["07", True])
     entry = load("a: {variants: [control, b], override_b: [12]}").tests["a"]
     assert entry["override_b"] == ["12"]
+    odd = ["0123", "1_000", "12:30", "0x1F", "1.10", "1.0e+3", "+5"]  # YAML's numbers are not what stands there
+    for text in (f"override: {{b: [{', '.join(odd)}]}}", f"override_b: [{', '.join(odd)}]"):
+        assert load(f"a: {{variants: [control, b], {text}}}").tests["a"]["override_b"] == odd
 
 
 def test_the_wire_form_is_tolerant() -> None:

@@ -170,6 +170,13 @@ def test_port_in_use(tmp_path: Path) -> None:
         (["--experiments", "bad.json"], "bad.json: line 1: "),
         (["--port", "0", "--db", "missing/events.db"], "missing/events.db cannot be used as the database"),
         (["--host", "0.0.0.0"], "0.0.0.0 can be reached by others: give a --token, or set HT_TOKEN"),
+        (
+            ["--host", "0.0.0.0", "--token", "dev-token"],
+            "by others, who know the token dev-token",
+        ),
+        (["--host", "a..b"], "can't listen on a..b:8000: "),
+        (["--experiments", "forged.json"], "forged.json: experiment 'a', \\x1b[31m\\nforged: is unknown"),
+        (["--experiments", "large.json"], "large.json: Exceeds the limit (4300 digits) for integer string conversion"),
         (["--token", "two words"], "a token is made of printable ASCII characters without spaces"),
         (["--token", ""], "a token is made of printable ASCII characters without spaces"),
         (["--max-body", "0"], "--max-body 0 lets nothing in"),
@@ -180,6 +187,8 @@ def test_port_in_use(tmp_path: Path) -> None:
 def test_cannot_start(tmp_path: Path, options: list[str], message: str) -> None:
     """What it can't start with is one line on stderr and exit status 2."""
     (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "forged.json").write_text(json.dumps({"a": {"variants": ["b"], "\x1b[31m\nforged": 1}}))
+    (tmp_path / "large.json").write_text('{"a": %s}' % ("9" * 5000))
     done = _serve(tmp_path, *options)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert done.stderr.startswith("hypotest serve: ")
