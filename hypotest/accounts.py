@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-REFUSALS = ("no_token", "too_large", "spool_full", "disk", "error")
-"""Why an event was not accepted: no token; over 64 KiB; the cap; the disk or a limit; a fault of ours."""
+REFUSALS = ("no_token", "too_large", "spool_full", "disk", "error", "no_server")
+"""Why an event was not accepted: no token; over 64 KiB; the cap; the disk or a limit; a fault of ours; the server that
+was named cannot be one."""
 
 DROPS = ("age", "rejected", "corrupt", "lost")
 """Why an accepted event was given up: over max_event_age; refused by the server for good; damaged; file deleted."""

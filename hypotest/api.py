@@ -229,6 +229,7 @@ def wait_until_ready(timeout: float | None = 5.0) -> bool:
         Whether they can. True at once with `connect_to_server=False`; False without a token.
     """
     try:
+        now = runtime.current()
         deadline = time.monotonic() + _seconds(timeout)
         while True:
             now = runtime.current()
@@ -289,8 +290,16 @@ def _number(event_name: object, value: Any) -> Any:
 
 
 def _seconds(timeout: float | None) -> float:
-    seconds = _FOREVER if timeout is None else float(timeout)
-    return seconds if seconds == seconds else 0.0  # noqa: PLR0124 - a nan, which no clock ever reaches
+    if timeout is None:
+        return _FOREVER
+    try:
+        seconds = float(timeout)
+        if seconds - seconds == 0 or seconds > 0:  # not a nan, which no clock ever reaches
+            return seconds
+    except Exception as error:  # noqa: BLE001 - a __float__ of the application
+        interrupts.let_through(error)
+    log.limited(log.WARNING, "timeout", "a timeout is a number of seconds, or None: %s counts as 0", log.shown(timeout))
+    return 0.0
 
 
 def _id(value: object) -> str | None:

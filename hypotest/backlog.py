@@ -7,7 +7,10 @@ resends, and the event ids make that harmless.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import resource
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +20,15 @@ from hypotest.control import LIVED, ControlPage
 from hypotest.control import SPOOL_BYTES as SPOOL_BYTES_WORD
 from hypotest.durability import Durability
 from hypotest.errors import CorruptFile
-from hypotest.header import DONE, FINISHED, FIRST_SEEN, OFFSET, ONE, POSITION, SMALLEST_FRAME, SUFFIX
+from hypotest.header import DONE, FINISHED, FIRST_SEEN, GIVEN_UP, OFFSET, ONE, POSITION, SMALLEST_FRAME, SUFFIX
 from hypotest.quarantine import Quarantine
 from hypotest.segment import Segment
 from hypotest.statedir import StateDir
 
 _MAX_OPEN = 128
+_OPEN_SHARE = 8  # of the descriptors that the process may have
+_FEWEST_OPEN = 8
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _DRAFT_AGE = 60.0
 _UNSOUND_PATIENCE = 5.0
 _RUN = 500  # events, between two rests
@@ -138,12 +144,25 @@ class Backlog:
         self._quarantine = Quarantine(state.quarantine)
         self._sources: dict[str, _Source] = {}
         self._durability = Durability(state, control, _finder(self._sources, own), sync_data)
+        self._most_open = _most_open()
+        self._folding = threading.RLock()  # held across stores only, never across I/O
         self._closed = False
         self.crowded = False
 
     def close(self) -> None:
-        """Ends this view of the spool: a batch under way is not settled any more, and the next leader resends it."""
+        """Ends this view of the spool: a batch under way is not settled any more, and the next leader resends it.
+
+        Once this returns, nothing is folded any more: the totals are the next leader's.
+        """
+        with self._folding:
+            self._closed = True
+
+    def abandon(self) -> None:
+        """As `close`, in a child, where the lock may be a dead thread's."""
         self._closed = True
+
+    def _is_closed(self) -> bool:
+        return self._closed
 
     def release(self) -> None:
         """Gives up all segments, and with them their locks: another process that leads could take none.
@@ -159,36 +178,70 @@ class Backlog:
         own = self._own()
         self.crowded = False
         self._quarantine.look_anew()
-        self._finish_retirement()
-        self._retire_settled()  # first: what is settled must not be in the way of what waits
+        may_retire = self._finish_retirement()
+        if may_retire:
+            self._retire_settled()  # first: what is settled must not be in the way of what waits
         with os.scandir(self._state.spool) as entries:
             for entry in entries:
+                if self._is_closed():
+                    return
                 with contextlib.suppress(OSError):
                     if entry.name.startswith("."):
                         self._sweep_draft(entry.path, entry.stat(follow_symlinks=False))
                     elif entry.name.endswith(SUFFIX):
                         self._admit(entry.path, own)
-        self._retire_settled()
+        if may_retire:
+            self._retire_settled()
 
     def _retire_settled(self) -> None:
         for path, source in list(self._sources.items()):
-            if not os.fstat(source.segment.fd).st_nlink:
-                del self._sources[path]  # deleted by somebody else: a living writer gives it up and counts it as lost
-            elif source.is_orphan():
-                with contextlib.suppress(OSError):
-                    source.exhausted = not self._next_offset(source)
-                if source.exhausted:
-                    self._retire(path, source)
+            if self._is_closed():
+                return
+            try:
+                if not source.segment.in_place():
+                    self._drop_deleted(path, source)
+                elif source.is_orphan():
+                    with contextlib.suppress(OSError):
+                        source.exhausted = not self._next_offset(source)
+                    if source.exhausted:
+                        self._retire(path, source)
+            except OSError as error:  # one that cannot be deleted keeps no other from being sent
+                _cannot_delete(path, error)
+                return
 
-    def _finish_retirement(self) -> None:
-        # A leader may have died between a fold and its unlink, or a power cut have undone that. First of all: folds of
-        # other segments would make the totals forget which ones they hold already, and these would count twice.
+    def _drop_deleted(self, path: str, source: _Source) -> None:
+        """Lets go of a segment that somebody else deleted: a living writer counts what is lost by itself."""
+        del self._sources[path]
+        if source.segment.words[FINISHED] != GIVEN_UP and source.is_orphan():
+            rows = source.segment.counters()
+            rows[accounts.drop_slot("lost")] += source.segment.unsettled()
+            self._fold("", rows)
+
+    def _fold(self, name: str, rows: Sequence[int]) -> bool:
+        """Adds the counts of a segment to the totals; not if this leadership is over."""
+        with self._folding:
+            if not self._closed:
+                self._control.fold(name, rows)
+            return not self._closed
+
+    def _finish_retirement(self) -> bool:
+        """Deletes the segments that the totals name; returns whether further ones may be folded.
+
+        A leader may have died between a fold and its unlink, or a power cut have undone that. First of all: folds of
+        other segments would make the totals forget which ones they hold already, and these would count twice.
+        """
         folded, _ = self._control.accounts()
         for name in folded:
             path = f"{self._state.spool}/{name}{SUFFIX}"
-            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            try:
                 os.unlink(path)
+            except (FileNotFoundError, IsADirectoryError):
+                pass
+            except OSError as error:
+                _cannot_delete(path, error)
+                return False
             self._sources.pop(path, None)
+        return True
 
     def _admit(self, path: str, own: Mapping[str, Segment]) -> None:
         if path in self._sources or self.crowded:  # where thousands wait, each would ask 128 others for room
@@ -196,13 +249,8 @@ class Backlog:
         if not self._make_room():
             self.crowded = True
             return
-        held = own.get(path)  # once: the writer may finish it at any moment
-        try:
-            source = _Source(held, own=True) if held is not None else _Source(segment.open_segment(path), own=False)
-        except FileNotFoundError:
-            return
-        except CorruptFile:
-            self._isolate(path)
+        source = self._source_of(path, own.get(path))  # once: the writer may finish it at any moment
+        if source is None:
             return
         if not source.own and source.segment.stem != source.segment.name:
             self._rename(source.segment, own)
@@ -216,6 +264,22 @@ class Backlog:
             source.segment.words[FIRST_SEEN] = lived % (1 << 64)
         self._sources[path] = source
 
+    def _source_of(self, path: str, held: Segment | None) -> _Source | None:
+        """A segment that waits, or nothing where there is nothing to do with it yet, or never."""
+        if held is not None:
+            return _Source(held, own=True) if held.unsettled() or held.words[FINISHED] == DONE else None
+        try:
+            return _Source(segment.open_segment(path), own=False)
+        except FileNotFoundError:
+            return None
+        except CorruptFile:
+            self._isolate(path)
+            return None
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTORS:
+                self._give_back_descriptors()
+            raise
+
     def _rename(self, held: Segment, own: Mapping[str, Segment]) -> None:
         # It takes the name that its header says. If that one is there, this is a copy, and its events are in the other.
         path = f"{self._state.spool}/{held.stem}{SUFFIX}"
@@ -228,13 +292,19 @@ class Backlog:
             self._admit(path, own)
 
     def _make_room(self) -> bool:
-        if len(self._sources) < _MAX_OPEN:
+        if len(self._sources) < self._most_open:
             return True
         for path, source in self._sources.items():
-            if not source.own and not source.segment.unsettled():
+            if not source.segment.unsettled():
                 del self._sources[path]
                 return True
         return False
+
+    def _give_back_descriptors(self) -> None:
+        """There are none left: half of what is open is closed, so that there are some to send the others with."""
+        self.crowded = True
+        for path in [path for path, source in self._sources.items() if not source.own][::2]:
+            del self._sources[path]
 
     def _sweep_draft(self, path: str, found: os.stat_result) -> None:
         # A writer killed before its segment had a name. One still at work finds its draft gone and makes another.
@@ -296,7 +366,7 @@ class Backlog:
     def _drop_expired(self, part: _Part, offset: int, end: int) -> int:
         """Settles, as dropped, the events from `offset` on that are too old; returns where the first other one is."""
         held = part.source.segment
-        while (frame := held.read(offset, end)) and self._expired(frame[0]):
+        while not self._closed and (frame := held.read(offset, end)) and self._expired(frame[0]):
             offset = frame[1]
             part.settled += 1
             held.count(accounts.drop_slot("age"))
@@ -361,7 +431,8 @@ class Backlog:
             held.count(accounts.drop_slot("corrupt"), missing)
             held.acknowledge(end)
         held.words[POSITION] = end
-        self._control.fold(held.name, held.counters())
+        if not self._fold(held.name, held.counters()):
+            return
         with contextlib.suppress(FileNotFoundError):
             if missing > 0:
                 self._quarantine.take(path, missing)
@@ -405,8 +476,9 @@ class Backlog:
                 return
             _, _, rows = header.guess(segment.read_header(fd))
             rows[accounts.drop_slot("corrupt")] = lost = accounts.pending(rows)
-            self._quarantine.take(path, lost)
-            self._control.fold("", rows)
+            if not self._closed:
+                self._quarantine.take(path, lost)
+                self._fold("", rows)
         finally:
             os.close(fd)
 
@@ -421,6 +493,23 @@ def _finder(
         return source.segment if source else own().get(path)
 
     return find
+
+
+def _most_open() -> int:
+    """How many segments a leader has open at most: each takes two descriptors, and the others are the host's."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MAX_OPEN if limit == resource.RLIM_INFINITY else limit // _OPEN_SHARE
+    return max(_FEWEST_OPEN, min(_MAX_OPEN, most))
+
+
+def _cannot_delete(path: str, error: OSError) -> None:
+    log.limited(
+        log.ERROR,
+        "undeleted",
+        "a file of the spool cannot be deleted; what is in it is sent and counted once: %s: %s",
+        _shown(path),
+        log.shown(error),
+    )
 
 
 def _shown(path: str) -> str:

@@ -76,7 +76,9 @@ class _Parser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
             names = [word.partition("=")[0] for word in unknown if word.startswith("--")]
-            self.error(f"unknown option {', '.join(names)}" if names else "too many arguments")
+            what = f"unknown option {', '.join(names)}" if names else "too many arguments"
+            prog = f"{self.prog} {args[0]}" if args and args[0] in _COMMANDS else self.prog
+            self.exit(2, f"{prog}: {what} (see {prog} --help)\n")
         return options
 
     def error(self, message: str) -> NoReturn:

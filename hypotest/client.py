@@ -87,6 +87,16 @@ class Client:
                 every=600.0,
             )
             return
+        if not settled.server_url:
+            self.trouble = "no_server"
+            log.limited(
+                log.ERROR,
+                "server_url",
+                "no server: every answer is control and events are refused, since the server_url or HT_SERVER_URL that"
+                " was given cannot be used",
+                every=600.0,
+            )
+            return
         self._segments = {} if segments is None else segments
         self._former = former
         self._open_state(settled.token)
@@ -112,8 +122,8 @@ class Client:
                 state.spool, self.config.max_spool_bytes, self._spool_bytes, self.refusals, self._segments
             )
             if self._start_thread is not None:
-                post = Post(self.config, state, page, lambda: self._segments, self._start_thread)
-                self.campaign = leader.Campaign(post, self._each_second)
+                post = Post(self.config, state, page, _what_is(self._segments), self._start_thread)
+                self.campaign = leader.Campaign(post, self._each_second, self.spool.end)
             return
         self.trouble = "disk"
         log.limited(
@@ -254,6 +264,11 @@ class Client:
         finally:
             if self.campaign is not None:
                 self.campaign.stop()
+
+
+def _what_is(segments: dict[str, Segment]) -> Callable[[], dict[str, Segment]]:
+    """What gives that dict. No method of the client: a cycle would hold its files until a collection of garbage."""
+    return lambda: segments
 
 
 def _find_nothing(_name: str) -> None:

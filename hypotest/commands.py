@@ -49,6 +49,8 @@ def quiet() -> None:
 def _require_token(config: Config) -> str:
     if config.token is None:
         raise CommandFailed(2, "no token: set HT_TOKEN")
+    if not config.server_url:
+        raise CommandFailed(2, "HT_SERVER_URL cannot be used: mend it, or unset it for HypoTest's own server")
     return config.token
 
 
@@ -336,8 +338,9 @@ def check(config: Config) -> int:
         print(log.escaped(str(problem) if problem.unusable else f"note: {problem}"))
     unusable = {problem.experiment for problem in document.problems if problem.unusable}
     notes = sum(not problem.unusable for problem in document.problems)
-    print(
-        f"{len(document.records):,} experiments: {len(unusable):,} that version 2 does not accept, each would give"
-        f" control; {notes:,} notes, which change no answer"
+    refused = (
+        f"{len(unusable):,} that version 2 does not accept, each would give control" if unusable else "all accepted"
     )
+    told = f"; {notes:,} notes, which change no answer" if notes else ""
+    print(f"{len(document.records):,} experiments: {refused}{told}")
     return int(bool(unusable))

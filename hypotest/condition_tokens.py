@@ -236,7 +236,7 @@ class _Lexicon:
         if word in self._names or word in IDS:
             return (NAME, word, at), end
         if word != LEN:
-            fail(f"unknown name {word[:40]!r}", at)
+            fail(f"unknown name {word[:40]!r} (not among the tags)", at)
         return (LEN, None, at), end
 
 

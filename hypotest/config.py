@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 VERSION = "2.0.0"
 SDK_TYPE = "python3"
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+NOWHERE = ""
+"""The `server_url` where the one that was named cannot be used: the default is another's, and gets no token of it."""
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
 _AUTHORITY = r"(\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(:[0-9]+)?"  # compiled where it is needed, not by the import
@@ -44,7 +46,7 @@ def _number(low: float, high: float, unit: str) -> Callable[[object], float]:
             let_through(error)
             number = math.nan
         if not low <= number <= high:
-            raise ConfigError(f"expected a number of {unit} from {low:.15g} to {high:.15g}")
+            raise ConfigError(f"expected a number of {unit} from {low:,.15g} to {high:,.16g}")
         return number
 
     return parse
@@ -206,4 +208,6 @@ def resolve(overrides: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[C
                 values[name] = parse(name, environ[env])
             except ConfigError as error:
                 warnings.append(f"{env} is not used: {error}")
+                if name == "server_url":
+                    values[name] = NOWHERE
     return Config(**values), warnings

@@ -62,7 +62,7 @@ _TEXT = struct.Struct("=II")
 LAST_ERROR = (1024, 512)
 LEADER_CONFIG = (1536, 1024)
 
-KINDS = ("server", "settings", "refused", "unready", "vacant", "election", "loop", "campaign", "thread")
+KINDS = ("server", "settings", "refused", "unready", "vacant", "election", "loop", "campaign", "thread", "neighbours")
 """The lines about the host's state that every process of it could repeat: append, never reorder."""
 _SAID = 2560 // 8
 _PACE, _NEWS = 90, 600

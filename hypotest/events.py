@@ -15,7 +15,7 @@ from time import gmtime, strftime, time_ns
 
 import orjson
 
-from hypotest import lazy
+from hypotest import lazy, log
 from hypotest.assignment import Decision
 from hypotest.config import SDK_TYPE, VERSION
 from hypotest.interrupts import let_through
@@ -118,6 +118,8 @@ class Encoder:
             return self._event(head, user_id and as_text(user_id), visitor_id and as_text(visitor_id), tail)
 
     def _goal_head(self, name: object) -> bytes:
+        if not name or not isinstance(name, str):
+            log.limited(log.WARNING, "name", "the name of a KPI event is a text: %s is kept as it is", log.shown(name))
         head = b',"event_type":"goal","goal_name":%b,"goal_value":' % _json(
             name if isinstance(name, str) else as_text(name)
         )
@@ -182,7 +184,7 @@ def _encode(name: str, decision: Decision) -> tuple[bytes, bytes, bytes, bytes]:
     return found
 
 
-def _tags(tags: Mapping[str, object] | None, override_reason: str | None = None) -> bytes:
+def _tags(tags: object, override_reason: str | None = None) -> bytes:
     """The last field of an event: the caller's tags without nulls, ours, and the closing brace."""
     clean: dict[str, object] = {}
     if isinstance(tags, Mapping):
@@ -191,6 +193,8 @@ def _tags(tags: Mapping[str, object] | None, override_reason: str | None = None)
             if value is None or not isinstance(key, str) or (kind is str and value.lower() == "null"):
                 continue
             clean[key] = str(value) if kind is float and not isfinite(value) else value
+    elif tags is not None:
+        log.limited(log.WARNING, "tags", "tags are a mapping: %s is left out", log.shown(tags))
     if override_reason:
         clean["override_reason"] = override_reason
     clean.update(_SDK_TAGS)

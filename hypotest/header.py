@@ -23,6 +23,8 @@ OFFSET = ONE - 1
 POSITION, ACKNOWLEDGED, FINISHED, CREATED, PID, FULL_SIZE, FIRST_SEEN, COUNTERS = range(5, 13)
 DONE = int.from_bytes(b"FINISHED", sys.byteorder)
 """The word FINISHED of a finished segment: no flipped bit takes a living writer's segment for one."""
+GIVEN_UP = int.from_bytes(b"GIVEN UP", sys.byteorder)
+"""The same of a segment whose file was deleted: its writer counts what is lost, nobody else."""
 SMALLEST_FRAME = 16
 
 _MAGIC = b"HTSEG001"

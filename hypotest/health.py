@@ -31,7 +31,7 @@ class Status(Record):
         ready: whether settings are readable.
         server_url: where settings come from and events go.
         state_dir: the namespace's directory; None if there is none.
-        refusing: why every event is refused ("no_token", "disk"); "" if none is.
+        refusing: why every event is refused ("no_token", "no_server", "disk"); "" if none is.
         leader_pid: as the leader wrote it, in its own pid namespace; 0 if none has signed on.
         is_leader: whether this process leads.
         silence: seconds since this process saw the leader's heartbeat move; over a second, it is stuck or dead. None in

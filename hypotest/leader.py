@@ -40,18 +40,24 @@ def _lives(pid: int) -> bool:
     return pid != 0
 
 
+def _nothing() -> None:
+    """What is left to do after the end."""
+
+
 class Campaign:
     """Follows the leader, and becomes it when there is none."""
 
-    def __init__(self, post: Post, each_second: Callable[[], None]) -> None:
+    def __init__(self, post: Post, each_second: Callable[[], None], at_end: Callable[[], None] = lambda: None) -> None:
         """Does nothing yet.
 
         Args:
             post: where to campaign.
             each_second: housekeeping of this process, called about once a second.
+            at_end: what is left to be given up when the campaign is over.
         """
         self._post = post
         self._each_second = each_second
+        self._at_end = at_end
         self._lock = LeaderLock(post.state.lock)
         self._leadership: Leadership | None = None
         self._stop = threading.Event()
@@ -100,6 +106,8 @@ class Campaign:
         if not self._abandoned:
             self._watch.close()
             self.step_down()  # `stop` may have come while this thread was becoming the leader
+            self._at_end()
+            self._each_second = self._at_end = _nothing  # they hold the client, which holds this
 
     def _rest(self) -> None:
         """Until the next look: a moment, or longer if the kernel tells this follower when the leader ends."""

@@ -164,7 +164,7 @@ class Leadership:
             lived, self._neighbours_from = int(now - self._neighbours_from), now
             self._neighbours_due = now + _NEIGHBOURS_EVERY
             self._backlog.sweep_quarantine()
-            neighbours.visit(self._post.state, self._post.config.max_event_age, lived)
+            neighbours.visit(self._post, lived)
             control.sweep_drafts(self._post.state.path)
 
     def wake_sender(self) -> None:
@@ -195,7 +195,7 @@ class Leadership:
 
     def abandon(self) -> None:
         """In a child: as `end`, by plain stores only, since a lock may be a dead thread's."""
-        self._backlog.close()
+        self._backlog.abandon()
         self._publisher.close()
         for loop in self._loops:
             loop.stopped = True
@@ -216,6 +216,8 @@ class Leadership:
             return delay
         self._poll_failures = 0
         self._untroubled("poll", self._poller.error)
+        if self._send_failures and time.monotonic() >= self._send_not_before:
+            self._loops[1].wake()  # it serves again
         longest = config.pull_interval + config.pull_jitter
         parted, self._parted = self._parted, True
         # The first interval ends anywhere: by the jitter alone, hosts that begin together would part within the hour.

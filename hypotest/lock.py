@@ -38,6 +38,7 @@ class LeaderLock:
         self.path = path
         self._fd = -1
         self._identity = (0, 0)
+        self._pid = 0
 
     def acquire(self) -> bool:
         """Takes the lock if it is free.
@@ -47,7 +48,7 @@ class LeaderLock:
         """
         fd = platform.open_own(self.path, os.O_RDWR | os.O_CREAT)
         self._identity = _open[fd] = _identity(os.fstat(fd))
-        self._fd = fd
+        self._fd, self._pid = fd, os.getpid()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -70,6 +71,10 @@ class LeaderLock:
         """Gives the lock back. The file stays: to unlink it would permit a second leader."""
         fd, self._fd = self._fd, -1
         if fd >= 0 and _open.pop(fd, None) is not None:
+            if self._pid == os.getpid():
+                # Not by closing alone: a child that was forked without hooks, and is idle, has the descriptor too.
+                with interrupts.suppress(OSError):
+                    fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
     def forget(self) -> None:

@@ -12,60 +12,63 @@ from hypotest.backlog import Backlog
 from hypotest.control import LIVED
 from hypotest.events import is_older
 from hypotest.lock import LeaderLock
+from hypotest.post import Post
 from hypotest.statedir import StateDir
 from hypotest.survey import survey
 
+_TELL_EVERY = 3600.0
 
-def visit(state: StateDir, max_age: float, passed: int) -> int:
+
+def visit(post: Post, passed: int) -> int:
     """Looks after every other namespace of this state directory that has no leader of its own.
 
     Args:
-        state: our own namespace.
-        max_age: s; events over it are dropped by count, as in our own.
+        post: our own namespace; events over its `max_event_age` are dropped by count there, too.
         passed: s since the last visit, which the clock of those namespaces has lived.
 
     Returns:
         The number of events that wait there.
     """
-    waiting = 0
-    for other in state.others():
+    waiting: dict[StateDir, int] = {}
+    for other in post.state.others():
         lock = LeaderLock(other.lock)
         with contextlib.suppress(OSError):
             if not lock.acquire():
                 continue
             try:
-                waiting += _look_after(other, max_age, passed)
+                if pending := _look_after(other, post, passed):
+                    waiting[other] = pending
             finally:
                 lock.release()
-    return waiting
+    if waiting and post.page.turn("neighbours", _TELL_EVERY):  # once for the host, however many leaders there are
+        for other, pending in waiting.items():
+            log.line(
+                log.WARNING,
+                "%d events of another token or server wait in %s; `hypotest drain --server-url %s`, with their token in"
+                " HT_TOKEN, delivers them",
+                pending,
+                other.path,
+                _server_of(other) or "URL",
+            )
+    return sum(waiting.values())
 
 
-def _server_of(page: control.ControlPage) -> str:
+def _server_of(other: StateDir) -> str:
     """The server of a namespace, as its last leader wrote it."""
+    page = control.open_existing(other.path)
     with contextlib.suppress(ValueError, TypeError):
-        return str(orjson.loads(page.text(control.LEADER_CONFIG))["server_url"])
+        return str(orjson.loads(page.text(control.LEADER_CONFIG))["server_url"]) if page else ""
     return ""
 
 
-def _look_after(other: StateDir, max_age: float, passed: int) -> int:
+def _look_after(other: StateDir, post: Post, passed: int) -> int:
     page = control.open_existing(other.path)
     if page is None:
         return 0
     page.add(LIVED, passed)
-    cutoff = time.time() - max_age
-    backlog = Backlog(other, page, dict, expired=lambda payload: is_older(payload, cutoff), max_age=max_age)
+    max_age, cutoff = post.config.max_event_age, time.time() - post.config.max_event_age
+    # With the open segments of this process: it may have worked there, before a config().
+    backlog = Backlog(other, page, post.own, expired=lambda payload: is_older(payload, cutoff), max_age=max_age)
     backlog.expire()
     backlog.sweep_quarantine()
-    pending = accounts.pending(survey(other, {}).counters)
-    if pending:
-        log.limited(
-            log.WARNING,
-            f"neighbour:{other.namespace}",
-            "%d events of another token or server wait in %s; `hypotest drain --server-url %s`, with their token in"
-            " HT_TOKEN, delivers them",
-            pending,
-            other.path,
-            _server_of(page) or "URL",
-            every=3600.0,
-        )
-    return pending
+    return accounts.pending(survey(other, post.own()).counters)

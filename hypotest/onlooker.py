@@ -82,15 +82,7 @@ class Onlooker(Client):
 
     def leader_is_alive(self) -> bool:
         """Whether the leader's heart beats: looks for up to half a second."""
-        if self.page is None:
-            return False
-        words, deadline = self.page.words, time.monotonic() + _BEAT_PATIENCE
-        first = words[control.HEARTBEAT]
-        while words[control.HEARTBEAT] == first:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_POLL)
-        return words[control.HEARTBEAT] != 0
+        return self.state is not None and bool(_moving([self.state.path]))
 
     def newest_settings(self) -> snapshot.Snapshot | None:
         """The settings in force, None if none have arrived."""
@@ -101,8 +93,10 @@ class Onlooker(Client):
         return None
 
     def neighbours(self) -> list[Neighbour]:
-        """The namespaces in which events wait that no leader of this one delivers."""
-        return [found for root in self.looked_in for found in self._neighbours_in(root)]
+        """The namespaces in which events wait that nobody delivers: no leader of theirs is alive."""
+        found = [each for root in self.looked_in for each in self._neighbours_in(root)]
+        alive = _moving([other.path for other in found])
+        return [other for other in found if other.path not in alive]
 
     def _neighbours_in(self, root: str) -> Iterator[Neighbour]:
         own = statedir.StateDir(root, self.namespace)
@@ -112,6 +106,17 @@ class Onlooker(Client):
                 pending = accounts.pending(survey(state, {}).counters)
                 if pending > 0:
                     yield Neighbour(state.path, pending, root, _server_of(state), state.namespace == self.namespace)
+
+
+def _moving(paths: list[str]) -> set[str]:
+    """Those of these namespaces in which a leader's heart beats: looks for up to half a second."""
+    pages = {path: page for path in paths if (page := control.open_existing(path)) is not None}
+    first = {path: page.words[control.HEARTBEAT] for path, page in pages.items()}
+    deadline, moving = time.monotonic() + _BEAT_PATIENCE, set[str]()
+    while len(moving) < len(pages) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+        moving |= {path for path, page in pages.items() if page.words[control.HEARTBEAT] not in (0, first[path])}
+    return moving
 
 
 def _server_of(state: statedir.StateDir) -> str:

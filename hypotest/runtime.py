@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from hypotest import accounts, interrupts, lazy, log
 from hypotest.client import Client
-from hypotest.config import resolve
+from hypotest.config import NOWHERE, OPTIONS, resolve
 from hypotest.errors import ThreadsStandStill
 from hypotest.lock import abandon_inherited
 from hypotest.platform import PidPage, ProcessGuard
@@ -130,14 +130,16 @@ def configure(values: Mapping[str, Any], unusable: Collection[str] = ()) -> None
 
     Args:
         values: by parameter.
-        unusable: parameters that were given a value nobody can use: what is in force stays. Where that is no salt, ids
-            are hashed under one that nobody knows, rather than sent as they are.
+        unusable: parameters that were given a value nobody can use: what is in force stays. But no id is sent as it is
+            where a salt was meant, and no token to the default's server where another one was.
     """
     _overrides.update(values)
     settled, _ = resolve(_overrides, os.environ)
     if "hash_ids" in unusable and settled.hash_ids is None:
         _overrides["hash_ids"] = os.urandom(16).hex()
-        settled, _ = resolve(_overrides, os.environ)
+    if "server_url" in unusable and settled.server_url == OPTIONS["server_url"].default:
+        _overrides["server_url"] = NOWHERE
+    settled, _ = resolve(_overrides, os.environ)
     log.configure(settled.log_level)
     client = _here.built.get(_CURRENT)
     if client is not None and client.config != settled and _here.guard.alive:
@@ -147,8 +149,10 @@ def configure(values: Mapping[str, Any], unusable: Collection[str] = ()) -> None
 def retire(client: Client) -> None:
     """Takes a client out of use: the next call builds another."""
     try:
-        if _here.built.get(_CURRENT) is client:
-            del _here.built[_CURRENT]
+        if (current := _here.built.pop(_CURRENT, None)) is not client:
+            if current is not None:  # another thread was quicker, and there is a next one already
+                _here.built.setdefault(_CURRENT, current)
+        else:
             _here.former = client.reader
             _here.carried = client.spool.unreported() if client.spool is not None else client.refusals
         client.close()
@@ -161,7 +165,7 @@ def retire(client: Client) -> None:
 def begin() -> None:
     """Does what the first call would, with settings and campaign; nothing as long as there is no token."""
     settled, _ = resolve(_overrides, os.environ)
-    if settled.token is not None and settled.connect_to_server:
+    if settled.token is not None and settled.server_url and settled.connect_to_server:
         reader = current().reader
         if reader is not None:
             reader.ready()
@@ -180,9 +184,12 @@ def _last_flush() -> Client | None:
     if client is None or not _here.guard.alive:
         return None
     if client.config.flush_events:
-        left = client.flush(client.config.flush_timeout, own_only=True)
-        if left:
-            log.line(log.WARNING, "exit: events of this process are not delivered yet; they are kept on disk")
+        left = 1
+        try:
+            left = client.flush(client.config.flush_timeout, own_only=True)
+        finally:
+            if left:
+                log.line(log.WARNING, "exit: events of this process are not delivered yet; they are kept on disk")
     return client
 
 
@@ -260,7 +267,10 @@ _hooks = _ForkHooks()
 def _at_exit() -> None:
     """An orderly exit: a bonus, since most workers never get here. Bounded by flush_timeout."""
     with interrupts.suppress(Exception):
-        client = _last_flush()
+        try:
+            client = _last_flush()
+        except KeyboardInterrupt:  # somebody does not want to wait; from here it would be a traceback and no more
+            client = _here.built.get(_CURRENT)
         if client is not None:
             client.close()
 

@@ -9,7 +9,8 @@ One writer each, mapped, preallocated; named `<instance>-<number>.seg`, where in
     32      8     number of this segment within the instance                        writer, once
     40      8     position: frames written << 40 | offset behind the last           writer
     48      8     acknowledged: frames settled << 40 | check << 32 | offset behind  leader
-    56      8     finished: "FINISHED" when the writer will add no more             writer
+    56      8     finished: "FINISHED" when the writer will add no more, "GIVEN UP"
+                  when the file was deleted under it                                writer
     64      8     created: Unix time, s                                             writer, once
     72      8     writer's pid, for people                                          writer, once
     80      8     size of the file when it is complete                              writer, once
@@ -77,6 +78,7 @@ class Segment:
     Attributes:
         name: the file's name without directory and suffix.
         map: its bytes; a leader maps no more than the header. words: the same as u64 words.
+        identity: device and inode of the file; (0, 0) before it is attached.
         seed: of its checksums.
         stem: the name that it was made with.
         full: size of the file when it is complete.
@@ -88,6 +90,7 @@ class Segment:
         "__weakref__",
         "fd",
         "full",
+        "identity",
         "instance",
         "map",
         "mended",
@@ -106,6 +109,7 @@ class Segment:
         self.path = path
         self.name = os.path.basename(path).removesuffix(SUFFIX)
         self.fd = -1
+        self.identity = (0, 0)
         self.writer: ReferenceType[Writer] | None = None
         self.opened = time.monotonic()
 
@@ -128,7 +132,8 @@ class Segment:
         self.seed, self.number, self.full = found.seed, found.number, found.full
         self.instance, self.stem = found.instance.hex(), found.stem
         self.mended = found.is_damaged(head)
-        size = os.fstat(fd).st_size
+        found_file = os.fstat(fd)
+        size, self.identity = found_file.st_size, (found_file.st_dev, found_file.st_ino)
         self.map: mmap.mmap | FileBytes
         self.words: memoryview | FileWords
         if size == self.full and self.full % 8 == 0:
@@ -143,8 +148,26 @@ class Segment:
         # in a thread of ours (`Spool.check`). To unmap takes a hundred times as long, and is done right after this,
         # with the last reference to the mapping, by no Python.
         fd = getattr(self, "fd", -1)  # none if an interrupt hit the constructor
-        if fd >= 0:
+        if fd >= 0 and self._has(fd):
             os.close(fd)
+
+    def _has(self, fd: int) -> bool:
+        """Whether a descriptor is still of this file: a host that becomes a daemon closes all, and uses the numbers."""
+        try:
+            found = os.fstat(fd)
+        except OSError as error:
+            interrupts.let_through(error)
+            return False
+        return self.identity in ((0, 0), (found.st_dev, found.st_ino))
+
+    def in_place(self) -> bool:
+        """Whether the file is still where its path says, and the descriptor is of it."""
+        try:
+            named = os.stat(self.path)
+        except OSError as error:
+            interrupts.let_through(error)
+            return not isinstance(error, (FileNotFoundError, NotADirectoryError))
+        return (named.st_dev, named.st_ino) == self.identity and self._has(self.fd)
 
     def close(self) -> None:
         """Gives up mapping, descriptor and with them the lock. What is in the file stays.
@@ -159,7 +182,8 @@ class Segment:
             words.release()
         if isinstance(mapping, mmap.mmap):
             mapping.close()
-        os.close(fd)
+        if self._has(fd):
+            os.close(fd)
 
     def disown(self) -> None:
         """In a child: makes an append of the parent's fail that the fork cut in two, and that goes on in the child too.

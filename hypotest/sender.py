@@ -32,7 +32,8 @@ class Sender:
             How many events were settled; 0 when there is nothing to send.
 
         Raises:
-            TransportError: nothing of the batch was acknowledged. It stays where it is.
+            TransportError: nothing of the batch was acknowledged, or a part of it only before the server went away or
+                asked for patience. The rest stays where it is.
         """
         batch = self._backlog.claim(MAX_EVENTS, MAX_BYTES)
         if not batch.ids:
@@ -46,13 +47,14 @@ class Sender:
     def _settle_parts(self, batch: Batch, refusal: TransportError) -> int:
         """Finds what of a refused batch passes. What is refused alone, while another part passes, is poison."""
         parts = _Parts(batch, self._send)
+        cut_short: TransportError | None = None
         try:
             parts.bisect()
         except TransportError as error:
-            refusal = error
+            cut_short = error
         if DELIVERED not in parts.fates:
             # A server, or a proxy before it, that refuses everything: the fault is not the events'.
-            raise refusal
+            raise cut_short or refusal
         poison = parts.refused_alone
         for index in poison:
             parts.fates[index] = "rejected"
@@ -60,7 +62,10 @@ class Sender:
             log.limited(
                 log.ERROR, "rejected", "%d events refused for good are in quarantine/: %s", len(poison), refusal
             )
-        return self._backlog.settle(batch, parts.fates)
+        settled = self._backlog.settle(batch, parts.fates)
+        if cut_short is not None:  # it asked for patience, or is away
+            raise cut_short
+        return settled
 
     def _send(self, ids: list[str], payloads: list[bytes]) -> None:
         pace.rest()

@@ -19,7 +19,7 @@ from mmh3 import hash as murmur3
 
 from hypotest import accounts, interrupts, platform, segment
 from hypotest.errors import EventRefused
-from hypotest.header import DONE, FINISHED, FULL_SIZE, HEADER, OFFSET, ONE, POSITION
+from hypotest.header import DONE, FINISHED, FULL_SIZE, GIVEN_UP, HEADER, OFFSET, ONE, POSITION
 from hypotest.platform import directory_size
 from hypotest.segment import MAX_PAYLOAD, Segment, Writer, pack_frame_head
 
@@ -30,6 +30,7 @@ _PUBLISHED_FOR = 2.0
 _TALLY = 4096
 _RESERVE, _RESERVE_SHARE = 64 << 20, 0.05
 _MOST_SPENT = 4
+_MOST_IDLE = 8
 _SOON = 2.0
 
 
@@ -68,6 +69,7 @@ class Spool:
         self._unreported = list(unreported)
         self._refuse_until = (0.0, "")
         self._spent: list[Segment] = []
+        self._deleted: list[Segment] = []
         self._tally: list[Writer] = []
         self._ahead: list[Writer] = []
         self._tally_made = False
@@ -104,7 +106,7 @@ class Spool:
             length = len(payload)
             end = offset + 8 + length
             if length > MAX_PAYLOAD:
-                open_segment.segment.count(accounts.refusal_slot("too_large"))
+                self._count(accounts.refusal_slot("too_large"), open_segment)
                 raise EventRefused("too_large", f"{length} bytes, at most {MAX_PAYLOAD}")
             if end > open_segment.limit:
                 full, open_segment = open_segment, None
@@ -143,12 +145,18 @@ class Spool:
             except IndexError:
                 continue
             try:
-                counting.segment.count(slot)
+                self._count(slot, counting)
             finally:
                 held.append(counting)
             return
         self._unreported[slot] += 1
         self._open_tally()
+
+    def _count(self, slot: int, counting: Writer) -> None:
+        if counting.limit:
+            counting.segment.count(slot)
+        else:  # deleted: the next file has the count
+            self._unreported[slot] += 1
 
     def _open_tally(self) -> None:
         """Makes a segment that holds counts and never an event, in spite of the cap: for a process without another."""
@@ -227,7 +235,8 @@ class Spool:
         # Not closed here: that leader may hold it too, and the last reference closes. Nor is that given up here: what a
         # signal handler of the host raises while Python takes an object down is lost, and it may run in this thread.
         with interrupts.suppress(OSError):  # not mapped, on a full disk: without a lock it counts as finished, too
-            done.words[FINISHED] = DONE
+            if done.words[FINISHED] != GIVEN_UP:
+                done.words[FINISHED] = DONE
         self.segments.pop(done.path, None)
         self._spent.append(done)
         if len(self._spent) > _MOST_SPENT:
@@ -304,19 +313,40 @@ class Spool:
         Returns:
             How many events went with them; they are counted as dropped, `lost`.
         """
-        self._finish_abandoned()
-        self._spent.clear()
-        gone = 0
+        self.give_up()
+        while len(self._idle) > _MOST_IDLE:  # more threads than that came at once: each made one
+            with contextlib.suppress(IndexError):
+                self._finish(self._idle.pop(0).segment)
+        lost = sum(self._write_off(held) for held in self._deleted)
+        self._deleted.clear()
         for held in list(self.segments.values()):
             writer = held.writer and held.writer()
-            if writer and writer.limit and os.fstat(held.fd).st_nlink == 0 and held.words[FINISHED] != DONE:
+            if writer and writer.limit and not held.in_place() and held.words[FINISHED] != DONE:
+                # Counted a second later, when the append that may be under way is over.
+                held.words[FINISHED] = GIVEN_UP
                 writer.limit = 0
-                lost = held.unsettled()
-                gone += lost
-                rows = held.counters()
-                rows[accounts.drop_slot("lost")] += lost
-                self._unreported = accounts.add([self._unreported, rows])
-        return gone
+                self._deleted.append(held)
+                if writer in self._tally:
+                    self._tally.clear()
+                    self._tally_made = False
+        return lost
+
+    def _write_off(self, deleted: Segment) -> int:
+        """Takes over the counts of a segment that was deleted; returns how many events went with it."""
+        lost, rows = deleted.unsettled(), deleted.counters()
+        rows[accounts.drop_slot("lost")] += lost
+        self._unreported = accounts.add([self._unreported, rows])
+        return lost
+
+    def end(self) -> None:
+        """Lets go of what is finished, and of whom it asks for the size: the last call, in a thread of ours."""
+        self.give_up()
+        self._spool_bytes = int  # none: it was a method of who holds this, and that cycle would keep files open
+
+    def give_up(self) -> None:
+        """Closes segments that are finished; to be called as `check` is."""
+        self._finish_abandoned()
+        self._spent.clear()
 
     def _finish_abandoned(self) -> None:
         # An interrupt in the middle of an append lost them: as many as that, they would keep the leader from others.

@@ -168,7 +168,10 @@ def describe(error: OSError, path: str = "") -> str:
         return told
     while named:
         with interrupts.suppress(OSError):
-            return f"{told} ({named} belongs to user {_user(os.lstat(named).st_uid)}, we are {_user(os.geteuid())})"
+            found = os.lstat(named)
+            whose = f"belongs to user {_user(found.st_uid)}, we are {_user(os.geteuid())}"
+            mode = f"is ours and has the mode {stat.S_IMODE(found.st_mode):o}"
+            return f"{told} ({named} {mode if found.st_uid == os.geteuid() else whose})"
         named = os.path.dirname(named) if named != "/" else ""
     return told
 
@@ -186,6 +189,7 @@ def _make(path: str) -> None:
     _make(os.path.dirname(path))
     with interrupts.suppress(FileExistsError):
         os.mkdir(path, 0o700)
+        os.chmod(path, 0o700)  # the umask may have taken from it what we need
 
 
 def _check(path: str, forbidden: int) -> None:

@@ -315,8 +315,9 @@ def _cause(error: BaseException) -> str:
     """The innermost reason of a chain of library errors, in one short line."""
     while (inner := _inner(error)) is not None:
         error = inner
-    text = str(error).rpartition(": ")[2] or str(error)
-    return f"{type(error).__name__}: {text}"
+    text = str(error)
+    last = text.rpartition(": ")[2]
+    return f"{type(error).__name__}: {last if last and last.count('[') == last.count(']') else text}"
 
 
 def _clear_frames(error: BaseException | None) -> None:

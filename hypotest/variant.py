@@ -35,6 +35,8 @@ class Variant:
     is_control: bool
 
     def __init__(self, variant: str) -> None:
+        if not isinstance(variant, str):
+            raise TypeError(f"the name of a variant is a str, got {type(variant).__name__}")
         object.__setattr__(self, "variant", variant)
         object.__setattr__(self, "is_control", variant == CONTROL)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hypotest import accounts, backlog, quarantine
+from hypotest import accounts, backlog, quarantine, segment
 from hypotest.accounts import ACCEPTED
 from hypotest.accounts import DELIVERED as DELIVERED_SLOT
 from hypotest.backlog import DELIVERED
@@ -16,7 +16,7 @@ from hypotest.header import HEADER, POSITION
 from hypotest.segment import Segment
 from hypotest.spool import Spool
 from hypotest.survey import is_settled, survey
-from tests.namespace import SPOOL, Namespace, drain, event, payloads, run_python, running_python
+from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, payloads, run_python, running_python
 
 WRITER = SPOOL + 'for n in range(int(sys.argv[2])): spool.append(b"%d" % n)\nprint("done", flush=True)\n'
 
@@ -237,6 +237,75 @@ def test_a_truncated_file(home: Namespace, size: int) -> None:
         assert (totals[ACCEPTED], totals[DELIVERED_SLOT], accounts.pending(totals)) == (10, left, 0)
     else:
         assert os.listdir(home.state.quarantine) == [path.name]
+
+
+def test_segments_of_its_own_process_keep_no_others_waiting(home: Namespace) -> None:
+    """However many a leader's process has: those in which nothing waits make room."""
+    held = [home.spool._open(10) for _ in range(150)]
+    for n, writer in enumerate(held):
+        home.spool._idle.append(writer)
+        home.spool.append(event(n))
+        home.spool._idle.clear()
+    killed_writer(home, 20)
+    leader = home.backlog()
+    found = [payload for _ in range(5) for payload in payloads(drain(leader))]
+    assert sorted(found) == sorted([*(event(n) for n in range(150)), *(b"%d" % n for n in range(20))])
+
+
+def test_a_leader_without_descriptors_gives_some_back(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of what it has open: it needs some to send with, and the application does."""
+    for _ in range(12):
+        killed_writer(home, 1)
+    leader = home.backlog(lambda: NOTHING)
+    room, real = [8], segment.open_segment
+
+    def opened(path: str) -> Segment:
+        room[0] -= 1
+        if room[0] < 0:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(path)
+
+    monkeypatch.setattr(segment, "open_segment", opened)
+    leader.scan()
+    assert len(leader._sources) == 4
+    assert leader.crowded
+    monkeypatch.undo()
+    assert len([payload for _ in range(3) for payload in payloads(drain(leader))]) == 12
+
+
+def test_a_leader_has_a_share_of_the_descriptors() -> None:
+    """The others are the application's."""
+    code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))\n"
+    assert run_python(code + "from hypotest import backlog; print(backlog._most_open())") == "12\n"
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["now", "by the leader before"])
+def test_a_file_that_cannot_be_deleted(home: Namespace, monkeypatch: pytest.MonkeyPatch, folded: bool) -> None:
+    """All others are sent; and it is counted once, however long it stays."""
+    killed_writer(home, 3)
+    (stays,) = os.scandir(home.state.spool)
+    unlink = os.unlink
+
+    def refused(path: str) -> None:
+        if path == stays.path:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", refused)
+    leader = home.backlog()
+    if folded:
+        assert len(drain(leader)) == 3
+        leader = home.backlog()
+    killed_writer(home, 20)
+    home.spool.append(event(17))
+    assert len([payload for _ in range(3) for payload in payloads(drain(leader))]) == (21 if folded else 24)
+    monkeypatch.undo()
+    home.spool.close()
+    for _ in range(2):
+        leader.scan()
+    assert os.listdir(home.state.spool) == []
+    totals = home.totals()
+    assert (totals[ACCEPTED], totals[DELIVERED_SLOT]) == (24, 24)
 
 
 def test_a_damaged_header_goes_to_quarantine(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,25 @@ def orders(names: Iterable[str], first: str) -> list[list[str]]:
     return [[first, *rest], [*rest, first]]
 
 
+def test_a_leader_that_ends_folds_nothing_more(home: Namespace) -> None:
+    """It may be in the middle of a scan, on a slow disk, when the next one begins: the totals are that one's."""
+    for _ in range(20):
+        home.spool.append(b"x")
+        home.spool.close()
+    ended: list[Backlog] = []
+    leader = home.backlog(sync_data=lambda _: [old.close() for old in ended] and None)
+    leader.scan()
+    batch = leader.claim(1000, 1 << 20)
+    assert leader.settle(batch, [DELIVERED] * 20) == 20
+    ended.append(leader)
+    before = home.totals()
+    leader.scan()
+    assert home.totals() == before
+    drain(home.backlog())
+    totals = home.totals()
+    assert (totals[ACCEPTED], totals[DELIVERED_SLOT]) == (20, 20)
+
+
 @pytest.mark.parametrize("last", [False, True], ids=["found first", "found last"])
 def test_a_crash_between_fold_and_unlink(home: Namespace, monkeypatch: pytest.MonkeyPatch, last: bool) -> None:
     """A leader killed between the two leaves counts that are right whatever its successor finds first."""

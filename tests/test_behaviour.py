@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +53,53 @@ assert status.refusing == "no_token" and status.refused == {{"no_token": 2 * {RE
     assert len(warnings) == 1
     assert "HT_TOKEN" in warnings[0]
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("how", ["HT_SERVER_URL", "config"])
+def test_a_server_url_that_cannot_be_one(tmp_path: Path, how: str) -> None:
+    """The token goes nowhere, least of all to the default's server: control, refusals by count, and one error."""
+    before = 'hypotest.config(server_url="127.0.0.1:8000")' if how == "config" else ""
+    source = f"""{before}
+for _ in range({REPEAT}):
+    assert hypotest.experiment("button", user_id="u").is_control
+assert not hypotest.wait_until_ready(0.1)
+status = hypotest.status()
+assert status.refusing == "no_server" and status.refused == {{"no_server": {REPEAT}}}, status
+hypotest.config(server_url="http://127.0.0.1:9")
+assert hypotest.status().refusing == ""
+"""
+    env = sdk_env(None, tmp_path / "state", token="token") | ({"HT_SERVER_URL": "localhost"} if not before else {})
+    assert sum("no server" in line for line in lines(run(source, env), "ERROR")) == 1
+
+
+@pytest.mark.parametrize("timeout", ["float('nan')", "'soon'", "[]", "-1"])
+def test_odd_timeouts(server: ServerProcess, tmp_path: Path, timeout: str) -> None:
+    """They count as none."""
+    source = f"hypotest.flush({timeout}); hypotest.wait_until_ready({timeout})"
+    output = run(source, sdk_env(server, tmp_path / "state"))
+    assert "failed" not in output
+    assert ("a timeout is a number" in output) == (timeout != "-1")
+
+
+def test_odd_events(server: ServerProcess, tmp_path: Path) -> None:
+    """What is kept in spite of something wrong with it is said, too."""
+    source = f"{READY}hypotest.kpi_event('', user_id='u'); hypotest.kpi_event('k', user_id='u', tags='de'){FLUSH}"
+    output = run(source, sdk_env(server, tmp_path / "state"))
+    assert len(server.event_ids()) == 2
+    assert "the name of a KPI event is a text: ''" in output
+    assert "tags are a mapping: 'de' is left out" in output
+
+
+def test_an_exit_that_nobody_waits_for(tmp_path: Path) -> None:
+    """Ctrl-C while flush_events waits: the line that says what was not delivered, and no traceback."""
+    env = sdk_env(None, tmp_path / "state", token="t", server_url="http://127.0.0.1:9", flush_events=True)
+    with Script("keep('x')\nsay('ends')", env) as script:
+        script.wait_for("ends")
+        wait_for(lambda: "does not serve" in script.output(), "the leader tries")
+        os.kill(script.pid, signal.SIGINT)
+        output = script.result()
+    assert "exit: events of this process are not delivered yet" in output
+    assert "Traceback" not in output
 
 
 def test_a_wrong_token(server: ServerProcess, tmp_path: Path) -> None:

@@ -418,7 +418,7 @@ def test_no_text(text: Any) -> None:
 
 def test_position() -> None:
     """The error names the place, counted from 1, and what stands there."""
-    assert rejected("a == 1 and nobody").endswith("unknown name 'nobody' at character 12")
+    assert rejected("a == 1 and nobody").endswith("unknown name 'nobody' (not among the tags) at character 12")
     assert rejected("a == 1 1").endswith("unexpected 1 at character 8")
     assert rejected("(a == 1").endswith("unexpected end of the text at character 8")
 

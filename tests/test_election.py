@@ -165,6 +165,33 @@ def test_an_unlinked_lock_file_does_not_leave_two_leaders(server: ServerProcess,
         wait_for(lambda: leader_pid(server, tmp_path) == first.pid, "it is elected anew")
 
 
+IDLE_CHILD = """
+until(lambda: hypotest.status().is_leader, "leads")
+pid = raw_fork()
+if not pid:
+    signal.pause()
+say("forked", pid)
+sys.stdin.readline()
+"""
+"""Leads, and has a child without fork hooks that never calls the SDK."""
+
+
+@pytest.mark.parametrize("end", ["hypotest.config(leader='off')", "pass"], ids=["steps down", "exits"])
+def test_an_idle_child_keeps_no_lock_of_a_leader_that_ends_in_order(
+    server: ServerProcess, tmp_path: Path, end: str
+) -> None:
+    """The leader takes its lock back itself: the child has the same descriptor, and does nothing with it."""
+    env = sdk_env(server, tmp_path / "state")
+    waits = "" if end == "pass" else "\nsys.stdin.readline()"
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(Script(IDLE_CHILD + end + waits, env))
+        first.wait_for("forked")
+        other = stack.enter_context(Script(WORKER, env))
+        other.wait_for("ready")
+        first.tell()
+        wait_for(lambda: leader_pid(server, tmp_path) == other.pid, "another leads")
+
+
 def test_a_leader_that_steps_down_holds_no_segment(server: ServerProcess, tmp_path: Path) -> None:
     """Its successor, another process, can tell that the writer of one is dead; no collection of garbage is needed."""
     env = sdk_env(server, tmp_path / "state")

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from hypotest import control, neighbours, statedir
+from hypotest.config import Config
+from hypotest.post import Post
 from hypotest.spool import Spool
 from hypotest.survey import survey
 from tests.namespace import event_of
@@ -90,9 +92,11 @@ def test_events_of_another_namespace_age_by_both_clocks(tmp_path: Path) -> None:
     for seconds_ago in (2000.0, 1500.0, 10.0):
         spool.append(event(seconds_ago))
     spool.close()
-    assert neighbours.visit(mine, 1000.0, 0) == 3
-    assert neighbours.visit(mine, 1000.0, 600) == 3
-    assert neighbours.visit(mine, 1000.0, 600) == 1
+    config = Config(max_event_age=1000.0)
+    post = Post(config, mine, control.open_control(mine.path), dict, lambda _name, _run: None)
+    assert neighbours.visit(post, 0) == 3
+    assert neighbours.visit(post, 600) == 3
+    assert neighbours.visit(post, 600) == 1
     assert survey(other, {}).counters[10] == 2
 
 
@@ -133,6 +137,26 @@ os.kill(os.getpid(), signal.SIGKILL)
     ask = 'assert hypotest.flush(15)\nuntil(lambda: hypotest.status().spool_bytes == 0, "folded")\n'
     output = run(ask + 'say("seen", dict(hypotest.status().refused))', env | {"HT_LEADER": "auto"})
     assert said(output, "seen") == f"{{'spool_full': {refused}}}"
+
+
+def test_a_poll_that_is_answered_makes_the_sender_try_again(server: ServerProcess, tmp_path: Path) -> None:
+    """It waits for up to a minute after many failures; the poller is answered before, and then both go on."""
+    server.stop()
+    source = """
+from hypotest import leadership
+leadership.backoff = lambda failures, cap, at_least: 0.2 if cap == leadership_interval else 3600.0
+leadership_interval = 0.3
+keep("kept")
+until(lambda: "refused" in hypotest.status().last_error, "trouble")
+say("away")
+until(lambda: hypotest.status().delivered == 20, "delivered")
+assert not hypotest.status().last_error
+"""
+    with Script(source, sdk_env(server, tmp_path / "state")) as script:
+        script.wait_for("away")
+        server.restart()
+        script.result()
+    expect_each_once(server, "kept")
 
 
 def test_trouble_ends_with_the_outage(server: ServerProcess, tmp_path: Path) -> None:

@@ -23,6 +23,23 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
         yield running
 
 
+def test_config_again_and_again_leaves_nothing_open(server: ServerProcess, tmp_path: Path) -> None:
+    """Files and mappings of the clients before are given back at once, also where the host has no collector."""
+    source = """
+import gc; gc.disable()
+from tests.faults.bytecodes import descriptors
+keep("first", 1)
+assert hypotest.flush(20)
+before = descriptors()
+for n in range(20):
+    hypotest.config(pull_interval=30 + n)
+    keep(f"n{n}", 1)
+until(lambda: descriptors() <= before + 12, "what was before is closed")
+assert hypotest.flush(20)
+"""
+    run(source, sdk_env(server, tmp_path / "state"))
+
+
 @pytest.mark.parametrize("delay", [0, 0.02, 0.05, 0.1, 0.15])
 def test_config_while_the_process_becomes_the_leader(server: ServerProcess, tmp_path: Path, delay: float) -> None:
     """However far the campaign has come when config() ends it, no leadership stays behind that nobody ends."""

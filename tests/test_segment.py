@@ -305,10 +305,23 @@ def test_the_last_reference_unmaps_outside_of_python(tmp_path: Path) -> None:
     sys.setprofile(lambda frame, event, function: called.append(function) if event == "c_call" else None)
     del held
     sys.setprofile(None)
-    assert [function for function in called if function not in (getattr, sys.setprofile)] == [os.close]
+    assert [function for function in called if function not in (getattr, sys.setprofile)] == [os.fstat, os.close]
     assert path not in Path("/proc/self/maps").read_text()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+@pytest.mark.parametrize("closes", ["close", "its last reference"])
+def test_a_descriptor_that_the_host_has_closed_is_not_closed_again(tmp_path: Path, closes: str) -> None:
+    """A host that becomes a daemon closes all descriptors; the next file that it opens has the number of ours."""
+    held = create(tmp_path)
+    os.close(held.fd)
+    with open(os.devnull) as theirs:
+        assert theirs.fileno() == held.fd
+        if closes == "close":
+            held.close()
+        del held
+        os.fstat(theirs.fileno())
 
 
 def test_accounts_follow_from_the_positions(tmp_path: Path) -> None:

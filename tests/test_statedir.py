@@ -112,6 +112,18 @@ def test_files_in_the_way(tmp_path: Path, below: str) -> None:
     assert path.read_text() == "mine"
 
 
+@pytest.mark.parametrize("umask", [0, 0o177, 0o777])
+def test_no_umask_opens_or_closes_what_we_make(tmp_path: Path, umask: int) -> None:
+    """Every directory is 0700."""
+    before = os.umask(umask)
+    try:
+        prepare(str(tmp_path / "a" / "b"), NAMESPACE)
+    finally:
+        os.umask(before)
+    made = [tmp_path / "a", *(tmp_path / "a").rglob("*")]
+    assert [path.stat().st_mode & 0o777 for path in made] == [0o700] * 6
+
+
 def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     """So is a file above the directory."""
     (tmp_path / "file").write_text("")

@@ -174,7 +174,7 @@ def test_port_in_use(tmp_path: Path) -> None:
             ["--host", "0.0.0.0", "--token", "dev-token"],
             "by others, who know the token dev-token",
         ),
-        (["--host", "a..b"], "can't listen on a..b:8000: "),
+        (["--host", "a..b", "--token", "t"], "can't listen on a..b:8000: "),
         (["--experiments", "forged.json"], "forged.json: experiment 'a', \\x1b[31m\\nforged: is unknown"),
         (["--experiments", "large.json"], "large.json: Exceeds the limit (4300 digits) for integer string conversion"),
         (["--token", "two words"], "a token is made of printable ASCII characters without spaces"),

@@ -24,7 +24,11 @@ FAULTS = [
         happens="It goes to quarantine, and counts as the events that its position claims, or as one: `corrupt`",
         test="tests/faults/test_corruption.py::test_a_segment_that_cannot_be_read_is_counted",
         figure="704 lengths of a segment: each event delivered or counted",
-        removals=(Removal("hypotest/backlog.py", '            self._control.fold("", rows)\n', ""),),
+        removals=(
+            Removal(
+                "hypotest/backlog.py", 'take(path, lost)\n                self._fold("", rows)\n', "take(path, lost)\n"
+            ),
+        ),
     ),
     Fault(
         fault="A segment becomes unreadable while its writer is at work",

@@ -84,7 +84,7 @@ FAULTS: list[Fault] = [
         f"{_KILLED}[acknowledge]",
         "35 kills",
         (
-            Removal("hypotest/backlog.py", "        self._finish_retirement()\n", ""),
+            Removal("hypotest/backlog.py", "may_retire = self._finish_retirement()", "may_retire = True"),
             Removal("hypotest/control.py", "        if segment in last:\n            return\n", ""),
         ),
     ),
@@ -171,7 +171,7 @@ FAULTS: list[Fault] = [
         f"{_ERROR}[acknowledge]",
         "54 errors",
         (
-            Removal("hypotest/backlog.py", "        self._finish_retirement()\n", ""),
+            Removal("hypotest/backlog.py", "may_retire = self._finish_retirement()", "may_retire = True"),
             Removal("hypotest/control.py", "        if segment in last:\n            return\n", ""),
         ),
     ),

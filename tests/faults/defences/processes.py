@@ -287,8 +287,8 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/spool.py",
-                "                counting.segment.count(slot)\n            finally:\n",
-                "                self._unreported[slot] += 1\n            finally:\n",
+                "            counting.segment.count(slot)\n",
+                "            self._unreported[slot] += 1\n",
             ),
         ),
     ),
