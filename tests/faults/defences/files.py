@@ -238,4 +238,51 @@ FAULTS = [
         figure="500 files, 1 line",
         removals=(Removal("hypotest/quarantine.py", '            "isolated",\n', '            f"isolated:{path}",\n'),),
     ),
+    Fault(
+        fault="The spool directory, or a file of it, is moved away while its writer is at work",
+        happens="The writer gives it up, counts what no leader finds any more as `lost`, and goes on in a new one",
+        test="tests/test_spool_limits.py::test_a_file_that_is_elsewhere[moved]",
+        figure="3 ways: 1 event counted as lost, the next one delivered; before, all later ones vanished",
+        removals=(Removal("hypotest/spool.py", "not held.in_place()", "os.fstat(held.fd).st_nlink == 0"),),
+    ),
+    Fault(
+        fault="A file that its writer has finished is deleted before it was sent",
+        happens="The leader, which has it open, counts what is lost",
+        test="tests/test_spool_limits.py::test_a_finished_file_that_is_deleted",
+        figure="1 event counted as lost",
+        removals=(
+            Removal(
+                "hypotest/backlog.py",
+                '            self._fold("", rows)\n\n    def _fold',
+                "            del rows\n\n    def _fold",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The file in which refusals are counted is deleted",
+        happens="They are counted in another one",
+        test="tests/test_spool_limits.py::test_refusals_after_the_tally_was_deleted",
+        figure="11 of 11 refusals",
+        removals=(
+            Removal(
+                "hypotest/spool.py",
+                "                if writer in self._tally:\n",
+                "                if writer is None:\n",
+            ),
+            Removal("hypotest/spool.py", "        if counting.limit:\n", "        if counting is not None:\n"),
+        ),
+    ),
+    Fault(
+        fault="A file is deleted while an event is being written to it",
+        happens="That event counts as lost, too: accepted = delivered + dropped + pending",
+        test="tests/test_spool_limits.py::test_an_event_that_is_kept_while_its_file_is_given_up",
+        figure="2 of 2 events",
+        removals=(
+            Removal(
+                "hypotest/spool.py",
+                "                self._deleted.append(held)\n",
+                "                lost += self._write_off(held)\n",
+            ),
+        ),
+    ),
 ]

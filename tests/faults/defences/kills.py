@@ -160,8 +160,8 @@ FAULTS: list[Fault] = [
             Removal(
                 "hypotest/spool.py",
                 "        with interrupts.suppress(OSError):  # not mapped, on a full disk: without a lock it counts as"
-                " finished, too\n            done.words[FINISHED] = DONE\n",
-                "        done.words[FINISHED] = DONE\n",
+                " finished, too\n            if done",
+                "        if True:\n            if done",
             ),
         ),
     ),

@@ -120,4 +120,42 @@ FAULTS: list[Fault] = [
             ),
         ),
     ),
+    Fault(
+        fault="The leader's process has no descriptors left",
+        happens="It closes half of the files that it sends from, and sends on",
+        test="tests/test_backlog.py::test_a_leader_without_descriptors_gives_some_back",
+        figure="12 files, room for 8: 4 stay open, all are sent",
+        removals=(
+            Removal("hypotest/backlog.py", "                self._give_back_descriptors()\n", "                pass\n"),
+        ),
+    ),
+    Fault(
+        fault="A host that may have few descriptors, and a backlog of many files",
+        happens="The leader takes a share of them, and leaves the rest to the application",
+        test="tests/test_backlog.py::test_a_leader_has_a_share_of_the_descriptors",
+        figure="12 files at a limit of 100",
+        removals=(Removal("hypotest/backlog.py", "limit // _OPEN_SHARE", "limit"),),
+    ),
+    Fault(
+        fault="A file of the spool cannot be deleted: its directory was made read-only, or it is busy",
+        happens="All others are sent, it is counted once, and one line says so",
+        test="tests/test_backlog.py::test_a_file_that_cannot_be_deleted",
+        figure="24 of 24 events; before, delivery stood still",
+        removals=(
+            Removal(
+                "hypotest/backlog.py",
+                "                _cannot_delete(path, error)\n                return False",
+                "                raise",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A umask that takes away what we need ourselves",
+        happens="Directories are 0700 all the same",
+        test="tests/test_statedir.py::test_no_umask_opens_or_closes_what_we_make[127]",
+        figure="umask 0, 0177 and 0777",
+        removals=(
+            Removal("hypotest/statedir.py", "        os.chmod(path, 0o700)  # the umask", "        # the umask"),
+        ),
+    ),
 ]

@@ -318,4 +318,70 @@ FAULTS = [
             ),
         ),
     ),
+    Fault(
+        fault="The leader ends in order, and an idle child of it lives on that no fork hook has told of the fork",
+        happens="The leader unlocks before it closes: another leads at once",
+        test="tests/test_election.py::test_an_idle_child_keeps_no_lock_of_a_leader_that_ends_in_order[steps down]",
+        figure="2 ways to end: another leads; before, nobody until the child's end",
+        removals=(
+            Removal(
+                "hypotest/lock.py", "                    fcntl.flock(fd, fcntl.LOCK_UN)\n", "                    pass\n"
+            ),
+        ),
+    ),
+    Fault(
+        fault="A leader steps down in the middle of a scan, on a slow disk",
+        happens="Nothing is folded once it has: the totals are its successor's",
+        test="tests/test_backlog_accounts.py::test_a_leader_that_ends_folds_nothing_more",
+        figure="20 of 20 files counted once; before, up to 15 of 1,548 events twice",
+        removals=(
+            Removal(
+                "hypotest/backlog.py",
+                "            if not self._closed:\n                self._control.fold",
+                "            if name:\n                self._control.fold",
+            ),
+        ),
+    ),
+    Fault(
+        fault="Hundreds of threads of the leader's worker call at once while the disk is slow: each makes a file",
+        happens="Files in which nothing waits make room: those of other workers are sent",
+        test="tests/test_backlog.py::test_segments_of_its_own_process_keep_no_others_waiting",
+        figure="150 files of its own, 20 of 20 events of another; before, 0",
+        removals=(
+            Removal(
+                "hypotest/backlog.py",
+                "            if not source.segment.unsettled():\n                del",
+                "            if not source.own and not source.segment.unsettled():\n                del",
+            ),
+        ),
+    ),
+    Fault(
+        fault="The same, and the threads go away again",
+        happens="The process gives all but a few of the files back",
+        test="tests/test_spool_limits.py::test_the_segments_of_a_crowd_of_threads_are_given_back",
+        figure="8 of 50 are kept",
+        removals=(
+            Removal("hypotest/spool.py", "while len(self._idle) > _MOST_IDLE:", "while len(self._idle) > 1 << 20:"),
+        ),
+    ),
+    Fault(
+        fault="A host that becomes a daemon closes the descriptors of our files, and the numbers become another's",
+        happens="Nothing of the host's is closed",
+        test="tests/test_segment.py::test_a_descriptor_that_the_host_has_closed_is_not_closed_again",
+        figure="2 ways to close: 0 descriptors of the host's closed",
+        removals=(
+            Removal(
+                "hypotest/segment.py",
+                "        return self.identity in ((0, 0), (found.st_dev, found.st_ino))",
+                "        return found.st_dev > 0",
+            ),
+        ),
+    ),
+    Fault(
+        fault="config() is called again and again in a host that has switched the collector of garbage off",
+        happens="What the clients before had open is closed at once",
+        test="tests/test_reconfigure.py::test_config_again_and_again_leaves_nothing_open",
+        figure="20 calls: 3 more descriptors; before, 60",
+        removals=(Removal("hypotest/spool.py", "        self._spool_bytes = int  # none", "        # none"),),
+    ),
 ]

@@ -184,4 +184,32 @@ FAULTS = [
         "2 namespaces, younger files kept",
         (Removal("hypotest/leadership.py", "self._backlog.sweep_quarantine()", "pass"),),
     ),
+    Fault(
+        "the server's address is mistyped",
+        "the token goes nowhere, least of all to the default's server: control, events refused by count, and an error",
+        "tests/test_behaviour.py::test_a_server_url_that_cannot_be_one[HT_SERVER_URL]",
+        "by environment and by config(): 0 requests",
+        (Removal("hypotest/config.py", "                    values[name] = NOWHERE\n", "                    pass\n"),),
+    ),
+    Fault(
+        "the salt of hash_ids is one that cannot be used, an empty text for example",
+        "ids are hashed under a salt that nobody knows, and a line says so",
+        f"{_SECRETS}::test_an_unusable_salt_lets_no_id_out[True]",
+        "3 such salts: 0 ids",
+        (Removal("hypotest/runtime.py", '        _overrides["hash_ids"] = os.urandom(16).hex()\n', "        pass\n"),),
+    ),
+    Fault(
+        "the local server is to be reached by others, with the token that everybody knows",
+        "it does not start",
+        "tests/server/test_serve_process.py::test_cannot_start[options4-by others, who know the token dev-token]",
+        "by --token and by HT_TOKEN",
+        (Removal("hypotest/server/run.py", "    if DEFAULT_TOKEN in tokens and", "    if not tokens and"),),
+    ),
+    Fault(
+        "a gzip body of thousands of members, or of a head of 100 MB, unfolds to nothing",
+        "what is on the wire counts, and there are 1,000 members at most",
+        "tests/server/test_body.py::test_what_unfolds_to_nothing",
+        "3 such bodies refused",
+        (Removal("hypotest/server/body.py", "        if self._wire > self._limit:", "        if self._wire < 0:"),),
+    ),
 ]
