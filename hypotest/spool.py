@@ -323,9 +323,9 @@ class Spool:
             writer = held.writer and held.writer()
             if writer and writer.limit and not held.in_place() and held.words[FINISHED] != DONE:
                 # Counted a second later, when the append that may be under way is over.
-                writer.limit = 0
                 with interrupts.suppress(OSError):
                     held.words[FINISHED] = GIVEN_UP
+                writer.limit = 0
                 self._deleted.append(held)
                 if writer in self._tally:
                     self._tally.clear()
