@@ -150,10 +150,12 @@ class Client:
                 log.limited(
                     log.WARNING, "snapshot", "settings: what is in force cannot be read, others are", every=600.0
                 )
-            lost = self.spool.check()
+            lost, gone = self.spool.check(), self.page.replaced() or not state.whole()
+            if gone:
+                lost += self.spool.check()  # what it has given up just now: it is not asked again
             if lost:
                 log.limited(log.ERROR, "lost", "%d events were lost: their files were deleted", lost)
-            if self.page.replaced() or not state.whole():
+            if gone:
                 log.limited(log.WARNING, "replaced", "the state directory was deleted or replaced: starting anew")
                 self._retire(self)
             else:

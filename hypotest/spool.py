@@ -182,8 +182,8 @@ class Spool:
                 self._unreported = accounts.add([self._unreported, rows])
 
     def unreported(self) -> list[int]:
-        """Counts that are in no segment yet."""
-        return list(self._unreported)
+        """Counts that are in no segment any more, or in none yet."""
+        return accounts.add([self._unreported, *map(_written_off, self._deleted)])
 
     def _refusal(self, reason: str, detail: str) -> EventRefused:
         self.refuse(reason)
@@ -317,8 +317,9 @@ class Spool:
         while len(self._idle) > _MOST_IDLE:  # more threads than that came at once: each made one
             with contextlib.suppress(IndexError):
                 self._finish(self._idle.pop(0).segment)
-        lost = sum(self._write_off(held) for held in self._deleted)
-        self._deleted.clear()
+        deleted, self._deleted = self._deleted, []
+        self._unreported = accounts.add([self._unreported, *map(_written_off, deleted)])
+        lost = sum(held.unsettled() for held in deleted)
         for held in list(self.segments.values()):
             writer = held.writer and held.writer()
             if writer and writer.limit and not held.in_place() and held.words[FINISHED] != DONE:
@@ -330,13 +331,6 @@ class Spool:
                 if writer in self._tally:
                     self._tally.clear()
                     self._tally_made = False
-        return lost
-
-    def _write_off(self, deleted: Segment) -> int:
-        """Takes over the counts of a segment that was deleted; returns how many events went with it."""
-        lost, rows = deleted.unsettled(), deleted.counters()
-        rows[accounts.drop_slot("lost")] += lost
-        self._unreported = accounts.add([self._unreported, rows])
         return lost
 
     def end(self) -> None:
@@ -376,3 +370,10 @@ class Spool:
             with contextlib.suppress(IndexError):
                 while True:
                     self._finish(held.pop().segment)
+
+
+def _written_off(deleted: Segment) -> list[int]:
+    """The counts of a segment that was deleted: what was not settled is lost."""
+    rows = deleted.counters()
+    rows[accounts.drop_slot("lost")] += deleted.unsettled()
+    return rows

@@ -281,7 +281,7 @@ FAULTS = [
             Removal(
                 "hypotest/spool.py",
                 "                self._deleted.append(held)\n",
-                "                lost += self._write_off(held)\n",
+                "                lost += held.unsettled()\n",
             ),
         ),
     ),
