@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable
 
-from hypotest import platform, segment
+from hypotest import header, platform, segment
 from hypotest.control import NAMES, ControlPage
 from hypotest.header import SUFFIX
 from hypotest.segment import Segment
@@ -41,6 +41,7 @@ class Durability:
         self._held = held
         self._sync_data = sync_data
         self._synced: dict[str, int] = {}
+        self._finished: set[str] = set()
         self._synced_totals: tuple[tuple[str, ...], list[int]] | None = None
         self._folded = NAMES  # since deletions were synced; who knows what the leader before left
 
@@ -66,6 +67,9 @@ class Durability:
         synced = {}
         with os.scandir(self._state.spool) as entries:
             for path in (entry.path for entry in entries if entry.name.endswith(SUFFIX)):
+                if path in self._finished and path in self._synced:  # thousands, after an outage with workers that recycle
+                    synced[path] = self._synced[path]
+                    continue
                 with contextlib.suppress(OSError, ValueError):  # one that cannot be synced keeps no other from it
                     synced[path] = self._sync_segment(path)
         totals = self._control.accounts()
@@ -77,6 +81,7 @@ class Durability:
         if not synced.keys() <= self._synced.keys():
             platform.sync_names(self._state.spool, self._sync_data)
         self._synced, self._synced_totals = synced, totals
+        self._finished &= synced.keys()
 
     def _sync_segment(self, path: str) -> int:
         """Syncs a segment if it has grown since it last was, and has something to send; returns its position."""
@@ -86,11 +91,14 @@ class Durability:
             if position != self._synced.get(path) and held.unsettled():
                 self._sync_data(held.fd)
             return position
-        position, settled, _ = segment.peek(path)
-        if position != self._synced.get(path) and position >> 40 > settled >> 40:
-            fd = platform.open_own(path, os.O_RDONLY)
-            try:
+        fd = platform.open_own(path, os.O_RDONLY)
+        try:
+            head = segment.read_header(fd)
+            position, settled = header.marks(path, head)
+            if position != self._synced.get(path) and position >> 40 > settled >> 40:
                 self._sync_data(fd)
-            finally:
-                os.close(fd)
+        finally:
+            os.close(fd)
+        if header.is_finished(head):
+            self._finished.add(path)
         return position

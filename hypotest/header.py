@@ -182,6 +182,19 @@ def marks_of(header: bytes, full: int) -> tuple[int, int]:
     return position(words[POSITION], full), acknowledged(words[ACKNOWLEDGED], full)
 
 
+def marks(path: str, header: bytes) -> tuple[int, int]:
+    """Position and acknowledged position of any file that should be a segment; a guess where it cannot be read."""
+    try:
+        return marks_of(header, identify(path, header).full)
+    except CorruptFile:
+        return guess(header)[:2]
+
+
+def is_finished(header: bytes) -> bool:
+    """Whether the writer adds no more."""
+    return int.from_bytes(header[FINISHED * 8 : FINISHED * 8 + 8], sys.byteorder) == DONE
+
+
 def guess(header: bytes) -> tuple[int, int, list[int]]:
     """Position, acknowledged position and accounts of a segment without a sound identity: what its position claims.
 

@@ -252,6 +252,24 @@ def test_segments_of_its_own_process_keep_no_others_waiting(home: Namespace) -> 
     assert sorted(found) == sorted([*(event(n) for n in range(150)), *(b"%d" % n for n in range(20))])
 
 
+def test_finished_segments_are_synced_once(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of them, left by workers that recycle in an outage, cost the leader nothing each second."""
+    for n in range(20):
+        home.spool.append(event(n))
+        home.spool.close()
+    synced: list[int] = []
+    leader = home.backlog(sync_data=synced.append)
+    leader.sync()
+    assert len(synced) >= 20
+    opened: list[int] = []
+    monkeypatch.setattr(segment, "read_header", opened.append)
+    synced.clear()
+    leader.sync()
+    assert (opened, synced) == ([], [])
+    monkeypatch.undo()
+    assert len(payloads(drain(leader))) == 20
+
+
 def test_a_leader_without_descriptors_gives_some_back(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of what it has open: it needs some to send with, and the application does."""
     for _ in range(12):
