@@ -67,7 +67,7 @@ class Durability:
         synced = {}
         with os.scandir(self._state.spool) as entries:
             for path in (entry.path for entry in entries if entry.name.endswith(SUFFIX)):
-                if path in self._finished and path in self._synced:  # thousands, after an outage with workers that recycle
+                if path in self._finished and path in self._synced:  # thousands, where workers recycle in an outage
                     synced[path] = self._synced[path]
                     continue
                 with contextlib.suppress(OSError, ValueError):  # one that cannot be synced keeps no other from it
