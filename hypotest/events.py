@@ -118,7 +118,7 @@ class Encoder:
             return self._event(head, user_id and as_text(user_id), visitor_id and as_text(visitor_id), tail)
 
     def _goal_head(self, name: object) -> bytes:
-        if not name or not isinstance(name, str):
+        if not isinstance(name, str) or not name:
             log.limited(log.WARNING, "name", "the name of a KPI event is a text: %s is kept as it is", log.shown(name))
         head = b',"event_type":"goal","goal_name":%b,"goal_value":' % _json(
             name if isinstance(name, str) else as_text(name)

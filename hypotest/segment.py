@@ -157,7 +157,7 @@ class Segment:
             found = os.fstat(fd)
         except OSError as error:
             interrupts.let_through(error)
-            return False
+            return error.errno != errno.EBADF
         return self.identity in ((0, 0), (found.st_dev, found.st_ino))
 
     def in_place(self) -> bool:

@@ -20,7 +20,7 @@ def test_slots_are_pinned() -> None:
     """The slots are part of two file formats: a later version may append, never move."""
     assert (SLOTS, ACCEPTED, DELIVERED) == (16, 0, 1)
     refusals = {reason: accounts.refusal_slot(reason) for reason in REFUSALS}
-    assert refusals == {"no_token": 2, "too_large": 3, "spool_full": 4, "disk": 5, "error": 6}
+    assert refusals == {"no_token": 2, "too_large": 3, "spool_full": 4, "disk": 5, "error": 6, "no_server": 7}
     assert {reason: accounts.drop_slot(reason) for reason in DROPS} == {
         "age": 10,
         "rejected": 11,
