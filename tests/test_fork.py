@@ -112,6 +112,12 @@ def play(server: ServerProcess, tmp_path: Path, scenario: str, first: str = "") 
         assert "flushed" in output
         assert "Traceback" not in output
     expect_each_once(server, *labels, n=4 if "keep(f" in source else 20)
+    rows = server.query("SELECT name, event_id FROM events")
+    children, others = (
+        {id_.partition("-")[0] for name, id_ in rows if ("child" in name) == of} for of in (True, False)
+    )
+    assert children
+    assert children.isdisjoint(others), "a child has written to its parent's file: that goes well for some time"
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
