@@ -113,7 +113,7 @@ status = hypotest.status()
 assert status.pending == {REPEAT} and not status.ready
 """
     output = run(source, env)
-    assert len([line for line in lines(output, "WARNING") if "401" in line]) == 1
+    assert len([line for line in lines(output, "WARNING") if "HTTP 401" in line]) == 1
     assert "wrong-token" not in output
     assert server.polls() <= 2
 
