@@ -33,7 +33,7 @@ FAULTS = [
         fault="Everything at once: processes and server killed, stopped and forked, the disk full, clocks wrong",
         happens="Every accepted event is counted once, and the accounts add up",
         test="tests/faults/test_chaos.py::test_a_short_run",
-        figure="an hour: 5,790 kills, 4,285,127 events accepted, 0 lost, 0 counted twice, 0 unexplained",
+        figure="an hour: 5,726 kills, 4,225,069 events accepted, 0 lost, 0 counted twice, 0 unexplained",
         removals=(
             Removal(
                 "hypotest/sender.py",
