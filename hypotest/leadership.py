@@ -126,17 +126,17 @@ class Leadership:
         self._neighbours_due = now
         self._loops = (Loop(self._poll, polls.close, page.turn), Loop(self._send, self._end_sending, page.turn))
         self._threadless: list[Loop] = []
+        for name, loop in zip(("poller", "sender"), self._loops, strict=True):
+            try:
+                post.start(name, loop.run)
+            except RuntimeError:  # a limit; and Python 3.12 starts none while the interpreter goes down, as for a flush
+                self._threadless.append(loop)
         page.unsaid("server")
         page.add(control.EPOCH)
         page.words[LEADER_SPACE] = pid_space()
         page.words[LEADER_PID] = os.getpid()
         page.set_text(LEADER_CONFIG, orjson.dumps(_public(config)).decode())
         log.line(log.INFO, "leader: pid %d polls and sends for this host, state in %s", os.getpid(), post.state.path)
-        for name, loop in zip(("poller", "sender"), self._loops, strict=True):  # last: none stays behind a failure
-            try:
-                post.start(name, loop.run)
-            except RuntimeError:  # a limit; and Python 3.12 starts none while the interpreter goes down, as for a flush
-                self._threadless.append(loop)
 
     def tick(self) -> None:
         """One heartbeat; never waits."""
