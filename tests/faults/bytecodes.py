@@ -583,7 +583,13 @@ def sweep(
         row.doubled = [label for label in {*row.kept, *row.cut} if counts.get(label, 0) > most]
     accepted, delivered, pending, dropped = json.loads(said(output, "accounts"))
     there = sum(counts.values())
-    assert (accepted, delivered, pending, dropped) == (there, there, 0, {}), (accepted, delivered, pending, dropped)
+    assert (accepted, delivered, pending, dropped) == (there, there, 0, {}), (
+        accepted,
+        delivered,
+        pending,
+        dropped,
+        there,
+    )
     return found
 
 
