@@ -81,6 +81,7 @@ class Segment:
         identity: device and inode of the file; (0, 0) before it is attached.
         seed: of its checksums.
         stem: the name that it was made with.
+        named: whether a segment of this process has its name already: before, it is not where that says.
         full: size of the file when it is complete.
         mended: whether its header is damaged; what is known of it is right all the same.
         writer: that of a segment of this process.
@@ -95,6 +96,7 @@ class Segment:
         "map",
         "mended",
         "name",
+        "named",
         "number",
         "opened",
         "path",
@@ -110,6 +112,7 @@ class Segment:
         self.name = os.path.basename(path).removesuffix(SUFFIX)
         self.fd = -1
         self.identity = (0, 0)
+        self.named = False
         self.writer: ReferenceType[Writer] | None = None
         self.opened = time.monotonic()
 
@@ -407,6 +410,7 @@ def create(
         writer = Writer(segment)
         own[path] = segment
         os.rename(draft, path)
+        segment.named = True
     except BaseException:
         if own.pop(path, None) is None:
             segment.close()

@@ -322,7 +322,7 @@ class Spool:
         lost = sum(held.unsettled() for held in deleted)
         for held in list(self.segments.values()):
             writer = held.writer and held.writer()
-            if writer and writer.limit and not held.in_place() and held.words[FINISHED] != DONE:
+            if writer and writer.limit and held.named and not held.in_place() and held.words[FINISHED] != DONE:
                 # Counted a second later, when the append that may be under way is over.
                 with interrupts.suppress(OSError):
                     held.words[FINISHED] = GIVEN_UP
