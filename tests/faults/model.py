@@ -44,7 +44,7 @@ from hypotest.segment import MAX_PAYLOAD
 from hypotest.sender import Sender
 from hypotest.survey import survey
 from tests.faults.disk import POLICIES, SYNCED, TORN, Disk
-from tests.faults.writers import Writer, Writers, kill_at, name, payload
+from tests.faults.writers import Writer, Writers, killed_at, name, payload
 from tests.namespace import Namespace
 
 STORIES = 25
@@ -69,10 +69,6 @@ LEADER_KILLS = st.one_of(
 MOODS = st.lists(st.sampled_from(("", "", "answer lost", "away", "one at a time")), max_size=4)
 CHOICES = st.integers(0, (1 << 32) - 1)
 _HEAD = re.compile(rb'\{"number": (\d+), ')
-
-
-class Killed(BaseException):
-    """Ends the leader's process, as far as one can be ended inside another."""
 
 
 class Server:
@@ -254,15 +250,13 @@ class SpoolMachine(RuleBasedStateMachine):
     def drain_and_be_killed(self, moods: list[str], at: tuple[str, int]) -> None:
         """The leader's process is killed after so many lines of its work; another one leads."""
 
-        def die() -> NoReturn:
-            raise Killed
-
-        with contextlib.suppress(Killed), kill_at(at, die):
+        def lead() -> None:
             self._drain(moods, scan=True)
             self.backlog.scan()
-            return
-        self.disk.observe()
-        self.kill_leader()
+
+        if killed_at(at, lead):
+            self.disk.observe()
+            self.kill_leader()
 
     @rule()
     def deploy(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -17,3 +18,4 @@ def test_the_spool_does_as_its_model(machine: type[SpoolMachine]) -> None:
     number = int.from_bytes(os.urandom(3), "big")
     print(f"stories drawn by the numbers from {number}")
     assert run(machine, number, SECONDS)
+    assert sys.exc_info() == (None, None, None), "other tests of this process would see an exception of this one"

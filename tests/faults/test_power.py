@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, NoReturn
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import orjson
 import pytest
@@ -18,8 +18,8 @@ from hypotest.control import LIVED
 from hypotest.spool import Spool
 from hypotest.survey import survey
 from tests.faults.disk import MIXED, POLICIES, SYNCED, TORN, WRITTEN, Disk
-from tests.faults.model import Killed, whole_events
-from tests.faults.writers import kill_at, payload
+from tests.faults.model import whole_events
+from tests.faults.writers import killed_at, payload
 from tests.namespace import Namespace, drain
 
 if TYPE_CHECKING:
@@ -170,16 +170,11 @@ def test_an_acknowledgement_that_is_lost_resends_the_same_ids(host: Host) -> Non
 
 def test_totals_torn_as_they_are_written(host: Host) -> None:
     """Of the two copies one is whole: the totals are those of before the fold or of after it, never a mixture."""
-
-    def die() -> NoReturn:
-        raise Killed
-
     host.finish(1, 2, 3)
     drain(host.leader)
     host.leader.sync()
     for line in range(40):
-        with suppress(Killed), kill_at(("fold", line), die):
-            host.home.page.fold(f"{line:032x}-0", [5, 5, *[0] * 14])
+        killed_at(("fold", line), lambda line=line: host.home.page.fold(f"{line:032x}-0", [5, 5, *[0] * 14]))
         host.disk.observe()
         newest = host.home.totals()[ACCEPTED]
         for choice in range(15):

@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hypotest import control
 from hypotest.errors import EventRefused
@@ -57,6 +57,30 @@ def kill_at(at: tuple[str, int] | None, kill: Callable[[], object]) -> Iterator[
         yield
     finally:
         sys.settrace(before)
+
+
+class Killed(BaseException):
+    """Ends what stands in for a process, as far as one can be ended inside another."""
+
+
+def killed_at(at: tuple[str, int], body: Callable[[], object]) -> bool:
+    """Runs `body` until so many lines have run, as `kill_at` counts them; whether it was killed there."""
+
+    def die() -> NoReturn:
+        raise Killed
+
+    def steps() -> Iterator[None]:
+        # Hazard: what a trace function raises at the last line of a handler leaves the exception that was handled there
+        # behind as the context of all that this thread raises later. A generator has a context of its own.
+        with kill_at(at, die):
+            body()
+        yield
+
+    try:
+        next(iter(steps()))
+    except Killed:
+        return True
+    return False
 
 
 def payload(number: int, size: int) -> bytes:
