@@ -11,9 +11,11 @@ import http.client
 import io
 import json
 import socket
+import sys
 import time
 import traceback
 import zlib
+from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Protocol
@@ -198,7 +200,7 @@ class HttpTransport:
         headers: dict[str, str],
         data: bytes | None = None,
     ) -> tuple[int, bytes, requests.structures.CaseInsensitiveDict[str]]:
-        url, trouble = self._config.server_url, ""
+        url, trouble, outer = self._config.server_url, "", sys.exc_info()[1]
         if not (url.startswith("https:") or self._config.allow_http or _is_loopback(url)):
             raise TransportError(f"{url} is not https; allow_http=True or HT_ALLOW_HTTP=true permits it all the same")
         try:
@@ -216,8 +218,10 @@ class HttpTransport:
                 body = self._read(response, cap)
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
             # The class and the cause only: the whole text of a requests error runs over three lines.
-            trouble = self._shown(_cause(error))
-            _clear_frames(error)
+            chain = _chain(error, outer)
+            trouble = self._shown(_cause(chain[-1]))
+            _clear_frames(chain)
+            del chain  # a cycle: they know this frame
         if trouble:  # out here without a context: a reporter that shows locals would find the token in its frames
             raise TransportError(f"no answer: {trouble}")
         self._gzip = _accepts_gzip(response.headers.get("Accept-Encoding", ""))
@@ -311,22 +315,27 @@ def _inner(error: BaseException) -> BaseException | None:
     return inner
 
 
+def _chain(error: BaseException, outer: BaseException | None) -> list[BaseException]:
+    """An error of a library and those inside it; not `outer`, which the host was handling when it called."""
+    chain = [error]
+    while (inner := _inner(chain[-1])) is not None and inner is not outer:
+        chain.append(inner)
+    return chain
+
+
 def _cause(error: BaseException) -> str:
-    """The innermost reason of a chain of library errors, in one short line."""
-    while (inner := _inner(error)) is not None:
-        error = inner
+    """An error in one short line."""
     text = str(error)
     last = text.rpartition(": ")[2]
     return f"{type(error).__name__}: {last if last and last.count('[') == last.count(']') else text}"
 
 
-def _clear_frames(error: BaseException | None) -> None:
-    """Empties the frames that a chain of library errors came through.
+def _clear_frames(errors: Iterable[BaseException]) -> None:
+    """Empties the frames that library errors came through.
 
     Hazard: urllib3 keeps errors in locals of the very frames that they hold. That cycle would hold our callers' frames
     too, with the batch of half a MiB that was to be sent and the locks on its segments, until a collection of garbage,
     which the host may have switched off.
     """
-    while error is not None:
+    for error in errors:
         traceback.clear_frames(error.__traceback__)
-        error = _inner(error)

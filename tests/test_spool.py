@@ -275,6 +275,22 @@ def test_an_append_under_way_at_close(home: Namespace) -> None:
     assert payloads(drain(home.backlog(lambda: NOTHING))) == [b"1", b"2"]
 
 
+def test_a_segment_without_its_name_yet_is_not_deleted(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our thread looks for deleted files while an append is making one, which is not where its path says yet."""
+    rename, looked = os.rename, []
+
+    def rename_late(draft: str, path: str) -> None:
+        looked.append(home.spool.check())
+        rename(draft, path)
+
+    monkeypatch.setattr(os, "rename", rename_late)
+    home.spool.append(b"x")
+    assert looked == [0]
+    assert home.spool.check() == 0
+    assert sum(home.spool.unreported()) == 0
+    assert payloads(drain(home.backlog())) == [b"x"]
+
+
 def test_own_marks(home: Namespace) -> None:
     """The marks of a process are the positions of its open segments."""
     assert home.spool.own_marks() == {}

@@ -64,6 +64,28 @@ def test_no_answer_at_all(host: HttpHost) -> None:
     assert "no answer" in str(fails(brief(host.url)))
 
 
+@pytest.mark.parametrize("send", [True, False])
+def test_an_error_of_the_hosts_is_neither_told_nor_touched(send: bool) -> None:
+    """A request within a handler: what the host was handling is no cause of ours, and keeps its frames."""
+    told = []
+
+    def order(card: str) -> None:
+        raise KeyError("of the host's")
+
+    def handle(url: str) -> None:
+        try:
+            order("4111")
+        except KeyError:
+            told.append(str(fails(brief(url), send=send)))
+            raise
+
+    with HttpHost(lambda exchange: exchange.hang_up()) as rude, pytest.raises(KeyError) as caught:
+        handle(rude.url)
+    assert told[0].startswith("no answer")
+    assert "KeyError" not in told[0]
+    assert caught.traceback[-1].locals == {"card": "4111"}
+
+
 def test_nobody_there() -> None:
     """A refused connection, a name that does not resolve, and a server that hangs up are each one short line."""
     with socket.socket() as unused:
