@@ -187,7 +187,7 @@ def _encode(name: str, decision: Decision) -> tuple[bytes, bytes, bytes, bytes]:
 def _tags(tags: object, override_reason: str | None = None) -> bytes:
     """The last field of an event: the caller's tags without nulls, ours, and the closing brace."""
     clean: dict[str, object] = {}
-    if isinstance(tags, Mapping):
+    if type(tags) is dict or isinstance(tags, Mapping):  # to ask the latter takes a fifth of all this
         for key, value in _items(tags):
             kind = type(value)
             if value is None or not isinstance(key, str) or (kind is str and value.lower() == "null"):

@@ -242,6 +242,8 @@ class Leadership:
                 self._untroubled("send", "")
                 if self._poll_failures and time.monotonic() >= self._poll_not_before:
                     self._loops[0].wake()
+            if not self._sender.full:  # what has come since is for the next round: else a busy host is asked for ever
+                break
             if time.monotonic() - self._last_attempt > _RESCAN:
                 self._last_attempt = time.monotonic()
                 self._backlog.scan()

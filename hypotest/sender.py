@@ -19,11 +19,16 @@ _RUN = 100
 
 
 class Sender:
-    """Delivers the backlog to the server."""
+    """Delivers the backlog to the server.
+
+    Attributes:
+        full: whether the last batch was as large as one may be, so that more may wait.
+    """
 
     def __init__(self, transport: Transport, backlog: Backlog) -> None:
         self._transport = transport
         self._backlog = backlog
+        self.full = False
 
     def drain_once(self) -> int:
         """Sends one batch.
@@ -36,6 +41,7 @@ class Sender:
                 asked for patience. The rest stays where it is.
         """
         batch = self._backlog.claim(MAX_EVENTS, MAX_BYTES)
+        self.full = len(batch.ids) >= MAX_EVENTS or batch.size >= MAX_BYTES
         if not batch.ids:
             return 0
         try:

@@ -17,6 +17,8 @@ from hypotest.accounts import DELIVERED as DELIVERED_SLOT
 from hypotest.config import Config
 from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError
 from hypotest.events import Encoder
+from hypotest.leadership import Leadership
+from hypotest.post import Post
 from hypotest.sender import MAX_BYTES, MAX_EVENTS, Sender
 from hypotest.transport import HttpTransport
 from tests.http_host import Exchange, HttpHost
@@ -111,6 +113,27 @@ def test_a_batch_is_bounded(home: Namespace, host: Picky) -> None:
         leader._backlog.scan()
     assert max(len(asked.body) for asked in host.asked) < MAX_BYTES + 70_000
     assert len(host.taken) == len(set(host.ids())) == MAX_EVENTS + 21
+
+
+def test_a_round_takes_what_was_there_and_not_what_comes_meanwhile(home: Namespace, host: Picky) -> None:
+    """A host that makes events all the time sends them in a few large requests: else each would hold the last few."""
+
+    def one_more(exchange: Exchange) -> None:
+        append(home, len(host.asked))
+        host.judge(exchange)
+
+    def no_thread(_name: str, _run: object) -> None:
+        raise RuntimeError("the test makes the steps")
+
+    append(home, *range(2 * MAX_EVENTS + 10))
+    host.answer = one_more
+    config = Config(token="token", server_url=host.url)
+    leadership = Leadership(Post(config, home.state, home.page, lambda: home.spool.segments, no_thread))
+    leadership.work()
+    leadership.end()
+    posts = [len(json.loads(asked.body)["events"]) for asked in host.asked if asked.method == "POST"]
+    assert posts[:2] == [MAX_EVENTS, MAX_EVENTS]
+    assert len(posts) == 3
 
 
 def test_a_batch_too_large_is_split(home: Namespace, host: Picky, caplog: pytest.LogCaptureFixture) -> None:
