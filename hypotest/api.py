@@ -229,7 +229,6 @@ def wait_until_ready(timeout: float | None = 5.0) -> bool:
         Whether they can. True at once with `connect_to_server=False`; False without a token.
     """
     try:
-        now = runtime.current()
         deadline = time.monotonic() + _seconds(timeout)
         while True:
             now = runtime.current()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 
-import orjson
-
 from hypotest import accounts, control, log
 from hypotest.backlog import Backlog
 from hypotest.control import LIVED
@@ -14,7 +12,7 @@ from hypotest.events import is_older
 from hypotest.lock import LeaderLock
 from hypotest.post import Post
 from hypotest.statedir import StateDir
-from hypotest.survey import survey
+from hypotest.survey import server_of, survey
 
 _TELL_EVERY = 3600.0
 
@@ -48,17 +46,9 @@ def visit(post: Post, passed: int) -> int:
                 " HT_TOKEN, delivers them",
                 pending,
                 other.path,
-                _server_of(other) or "URL",
+                server_of(other) or "URL",
             )
     return sum(waiting.values())
-
-
-def _server_of(other: StateDir) -> str:
-    """The server of a namespace, as its last leader wrote it."""
-    page = control.open_existing(other.path)
-    with contextlib.suppress(ValueError, TypeError):
-        return str(orjson.loads(page.text(control.LEADER_CONFIG))["server_url"]) if page else ""
-    return ""
 
 
 def _look_after(other: StateDir, post: Post, passed: int) -> int:

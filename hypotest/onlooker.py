@@ -12,14 +12,12 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import orjson
-
 from hypotest import accounts, control, settings, snapshot, statedir
 from hypotest.client import Client
-from hypotest.config import Config, parse
-from hypotest.errors import ConfigError, StorageError
+from hypotest.config import Config
+from hypotest.errors import StorageError
 from hypotest.spool import Spool
-from hypotest.survey import survey
+from hypotest.survey import server_of, survey
 
 _BEAT_PATIENCE = 0.5
 _POLL = 0.02
@@ -105,7 +103,7 @@ class Onlooker(Client):
             with contextlib.suppress(OSError):  # of somebody else
                 pending = accounts.pending(survey(state, {}).counters)
                 if pending > 0:
-                    yield Neighbour(state.path, pending, root, _server_of(state), state.namespace == self.namespace)
+                    yield Neighbour(state.path, pending, root, server_of(state), state.namespace == self.namespace)
 
 
 def _moving(paths: list[str]) -> set[str]:
@@ -117,11 +115,3 @@ def _moving(paths: list[str]) -> set[str]:
         time.sleep(_POLL)
         moving |= {path for path, page in pages.items() if page.words[control.HEARTBEAT] not in (0, first[path])}
     return moving
-
-
-def _server_of(state: statedir.StateDir) -> str:
-    """The server that the last leader of a namespace delivered to, "" if it is not known."""
-    page = control.open_existing(state.path)
-    with contextlib.suppress(ValueError, TypeError, KeyError, ConfigError):
-        return str(parse("server_url", orjson.loads(page.text(control.LEADER_CONFIG))["server_url"])) if page else ""
-    return ""

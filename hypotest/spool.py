@@ -317,9 +317,16 @@ class Spool:
         while len(self._idle) > _MOST_IDLE:  # more threads than that came at once: each made one
             with contextlib.suppress(IndexError):
                 self._finish(self._idle.pop(0).segment)
+        lost = self._write_off_deleted()
+        self._find_deleted()
+        return lost
+
+    def _write_off_deleted(self) -> int:
         deleted, self._deleted = self._deleted, []
         self._unreported = accounts.add([self._unreported, *map(_written_off, deleted)])
-        lost = sum(held.unsettled() for held in deleted)
+        return sum(held.unsettled() for held in deleted)
+
+    def _find_deleted(self) -> None:
         for held in list(self.segments.values()):
             writer = held.writer and held.writer()
             if writer and writer.limit and held.named and not held.in_place() and held.words[FINISHED] != DONE:
@@ -331,7 +338,6 @@ class Spool:
                 if writer in self._tally:
                     self._tally.clear()
                     self._tally_made = False
-        return lost
 
     def end(self) -> None:
         """Lets go of what is finished, and of whom it asks for the size: the last call, in a thread of ours."""

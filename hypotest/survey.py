@@ -6,8 +6,11 @@ import os
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from hypotest import accounts, interrupts, segment
-from hypotest.errors import CorruptFile
+import orjson
+
+from hypotest import accounts, control, interrupts, segment
+from hypotest.config import parse
+from hypotest.errors import ConfigError, CorruptFile
 from hypotest.header import SUFFIX
 from hypotest.segment import Segment
 from hypotest.statedir import StateDir
@@ -62,3 +65,11 @@ def is_settled(path: str, position: int, own: Mapping[str, Segment]) -> bool:
         interrupts.let_through(error)
         return isinstance(error, FileNotFoundError)
     return acknowledged >> 40 >= position >> 40
+
+
+def server_of(state: StateDir) -> str:
+    """The server that the last leader of a namespace delivered to, "" if it is not known."""
+    page = control.open_existing(state.path)
+    with interrupts.suppress(ValueError, TypeError, KeyError, ConfigError):
+        return str(parse("server_url", orjson.loads(page.text(control.LEADER_CONFIG))["server_url"])) if page else ""
+    return ""

@@ -152,7 +152,7 @@ FAULTS: list[Fault] = [
     Fault(
         fault="A umask that takes away what we need ourselves",
         happens="Directories are 0700 all the same",
-        test="tests/test_statedir.py::test_no_umask_opens_or_closes_what_we_make[127]",
+        test="tests/test_statedir.py::test_any_umask[127]",
         figure="umask 0, 0177 and 0777",
         removals=(
             Removal("hypotest/statedir.py", "        os.chmod(path, 0o700)  # the umask", "        # the umask"),

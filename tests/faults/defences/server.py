@@ -45,7 +45,7 @@ FAULTS: list[Fault] = [
     ),
     Fault(
         fault="Events come all the time, some during each request",
-        happens="A round sends what was there when it began, in batches as large as may be; the next is an interval off",
+        happens="A round sends what was there when it began, in full batches and one more; the rest an interval later",
         test="tests/test_sender.py::test_a_round_takes_what_was_there_and_not_what_comes_meanwhile",
         figure="1,000 events/s: 16 requests in 13 s; before, 36 to 58, and twice the sender's time",
         removals=(Removal("hypotest/leadership.py", "if not self._sender.full:", "if False:"),),
