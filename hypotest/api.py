@@ -89,8 +89,8 @@ def experiment(
     """Decides which variant a user or visitor sees, and reports the exposure.
 
     Local and deterministic: the same settings, id, tags and override give the same variant in every process, on every
-    host. Costs about a microsecond and never waits. On any error, and before settings have arrived, the answer is
-    control, and the event says why.
+    host. Costs some microseconds and never waits for the network. On any error, and before settings have arrived, the
+    answer is control, and the event says why.
 
     Args:
         experiment_name: as defined in HypoTest.
@@ -119,13 +119,13 @@ def experiment(
             decision = _undefined(now, user, visitor)
         if decision.error is not None and not now.trouble:
             if decision.error == assignment.NO_SETTINGS:
-                _unready(experiment_name, now)
+                _warn_unready(experiment_name, now)
             else:
-                _explain(experiment_name, decision.error)
+                _warn(experiment_name, decision.error)
         if report_event and decision.reported:
             now.append(now.encoder.visit(experiment_name, decision, user, visitor, tags))
     except EventRefused as refusal:
-        now.refused(refusal)
+        now.report_refusal(refusal)
     except Exception as error:  # noqa: BLE001 - the outermost guard: the application must not notice us
         interrupts.let_through(error)
         _report("experiment", error)
@@ -149,7 +149,6 @@ def _failed(name: object, report_event: bool) -> Variant:
             now.append(now.encoder.visit(str(name), decision, None, None, None))
     except Exception as error:  # noqa: BLE001 - reported already
         interrupts.let_through(error)
-        return CONTROL_VARIANT
     return CONTROL_VARIANT
 
 
@@ -177,12 +176,12 @@ def kpi_event(
             user = user_id if user_id is None or type(user_id) is str else _id(user_id)
             visitor = visitor_id if visitor_id is None or type(visitor_id) is str else _id(visitor_id)
             if not user and not visitor:
-                _explain(event_name, "a KPI event has neither user_id nor visitor_id")
+                _warn(event_name, "a KPI event has neither user_id nor visitor_id")
             if value.__class__ not in _NUMBERS or value - value != 0:  # nan and inf are not 0
                 value = _number(event_name, value)
             now.append(now.encoder.goal(event_name, user, visitor, value, tags))
     except EventRefused as refusal:
-        now.refused(refusal)
+        now.report_refusal(refusal)
     except Exception as error:  # noqa: BLE001 - the outermost guard
         interrupts.let_through(error)
         _refuse("kpi_event", error)
@@ -210,10 +209,10 @@ def match_user_visitor(
             user = user_id if user_id is None or type(user_id) is str else _id(user_id)
             visitor = visitor_id if visitor_id is None or type(visitor_id) is str else _id(visitor_id)
             if not user or not visitor:
-                _explain("match_user_visitor", "it takes both user_id and visitor_id")
+                _warn("match_user_visitor", "it takes both user_id and visitor_id")
             now.append(now.encoder.match(user, visitor, context, tags))
     except EventRefused as refusal:
-        now.refused(refusal)
+        now.report_refusal(refusal)
     except Exception as error:  # noqa: BLE001 - the outermost guard
         interrupts.let_through(error)
         _refuse("match_user_visitor", error)
@@ -226,7 +225,8 @@ def wait_until_ready(timeout: float | None = 5.0) -> bool:
         timeout: seconds, at most; None for as long as it takes.
 
     Returns:
-        Whether they can. True at once with `connect_to_server=False`; False without a token.
+        Whether they can. True at once with `connect_to_server=False`; False at once where every event is refused, as
+        without a token.
     """
     try:
         deadline = time.monotonic() + _seconds(timeout)
@@ -245,13 +245,14 @@ def wait_until_ready(timeout: float | None = 5.0) -> bool:
 
 
 def flush(timeout: float | None = 5.0) -> bool:
-    """Asks the leader to send now, and waits until the server has what this host accepted before the call.
+    """Asks the leader to send now, and waits until all that this host accepted before the call is settled.
 
     Args:
         timeout: seconds, at most; None for as long as it takes.
 
     Returns:
-        Whether it has. True if there is nothing to send; False where every event is refused, as without a token.
+        Whether it is: the server has it, or it was dropped, by count. True if there was nothing; False where every
+        event is refused, as without a token.
     """
     try:
         now = runtime.current()
@@ -284,7 +285,7 @@ def _number(event_name: object, value: Any) -> Any:
             return value if isinstance(value, str) else number
     except Exception as error:  # noqa: BLE001 - a __float__ of the application
         interrupts.let_through(error)
-    _explain(event_name, "the value of a KPI event is not a finite number")
+    _warn(event_name, "the value of a KPI event is not a finite number")
     return value
 
 
@@ -315,12 +316,12 @@ _WORDS = {
 }
 
 
-def _explain(name: object, error: str) -> None:
+def _warn(name: object, error: str) -> None:
     shown = log.shown(name)
     log.limited(log.WARNING, f"said:{error[:40]}", "%s: %s", shown, _WORDS.get(error, error), about=shown)
 
 
-def _unready(name: object, now: Client) -> None:
+def _warn_unready(name: object, now: Client) -> None:
     # About the host, not about the experiment: once for all processes and names.
     log.limited(
         log.WARNING,
@@ -338,7 +339,6 @@ def _refuse(function: str, error: Exception) -> None:
         runtime.current().refuse("error")
     except Exception as another:  # noqa: BLE001 - reported already
         interrupts.let_through(another)
-        return
 
 
 def _report(function: str, error: Exception) -> None:

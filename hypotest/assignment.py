@@ -1,6 +1,6 @@
 """Assignment: experiment, ids, tags and override -> decision. Pure: no clock, no randomness, no state.
 
-The scheme, as in client 1.0.9 (which every version agrees with, host for host):
+The scheme, as in client 1.0.9 (every later version keeps it):
 
     key  = (visitor_id or user_id) + str(9300000028840 + test_id)
     h    = murmur3, x86, 32 bits, seed 1, unsigned, of the UTF-8 of key

@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hypotest import accounts, header, log, pace, platform, segment
-from hypotest.control import LIVED, ControlPage
-from hypotest.control import SPOOL_BYTES as SPOOL_BYTES_WORD
+from hypotest.control import LIVED, SPOOL_BYTES, ControlPage
 from hypotest.durability import Durability
 from hypotest.errors import CorruptFile
 from hypotest.header import DONE, FINISHED, FIRST_SEEN, GIVEN_UP, OFFSET, ONE, POSITION, SMALLEST_FRAME, SUFFIX
@@ -62,7 +61,7 @@ class _Source:
 
 @dataclass
 class _Part:
-    """What of a batch is of one segment.
+    """The part of a batch that is of one segment.
 
     Attributes:
         settled: how many of its frames were settled before.
@@ -162,6 +161,7 @@ class Backlog:
         self._closed = True
 
     def _is_closed(self) -> bool:
+        """A call: of an attribute that was False a moment ago mypy believes that it still is."""
         return self._closed
 
     def release(self) -> None:
@@ -452,7 +452,7 @@ class Backlog:
 
     def publish_size(self) -> None:
         """Tells all writers what the spool holds."""
-        self._control.words[SPOOL_BYTES_WORD] = self._state.spool_bytes()
+        self._control.words[SPOOL_BYTES] = self._state.spool_bytes()
 
     def sync(self) -> None:
         """Forces to the disk what a power cut must not take.

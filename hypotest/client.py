@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from hypotest import accounts, control, interrupts, lazy, leader, log, settings, snapshot, statedir
 from hypotest.assignment import Experiment
@@ -27,7 +27,7 @@ _DISK_RETRY = 10.0
 
 
 class Client:
-    """What a process works with. Immutable after it is built, but for the campaign's thread.
+    """What a process works with, under one configuration.
 
     Attributes:
         config: the configuration in force.
@@ -37,6 +37,9 @@ class Client:
         spool: the events; None without a state directory.
         encoder: makes events.
         state: the state directory; None if there is none.
+        page: its control page; None likewise.
+        campaign: this process's part in the election; None for a client that only looks.
+        refusals: counts of refusals that no spool has taken.
         trouble: why there is no state directory; the reason of every refusal.
     """
 
@@ -110,7 +113,8 @@ class Client:
                 page = control.open_control(state.path, newest.generation if newest else 0)
             except (StorageError, OSError) as error:
                 interrupts.let_through(error)
-                level = log.WARNING if root == self.config.state_dir else log.INFO
+                named = root in (self.config.state_dir, statedir.of_systemd(os.environ))
+                level = log.WARNING if named else log.INFO
                 log.limited(level, f"state:{root}", "state directory not used: %s", error, every=600.0)
                 continue
             self.state, self.page = state, page
@@ -122,7 +126,7 @@ class Client:
                 state.spool, self.config.max_spool_bytes, self._spool_bytes, self.refusals, self._segments
             )
             if self._start_thread is not None:
-                post = Post(self.config, state, page, _what_is(self._segments), self._start_thread)
+                post = Post(self.config, state, page, _getter_of(self._segments), self._start_thread)
                 self.campaign = leader.Campaign(post, self._each_second, self.spool.end)
             return
         self.trouble = "disk"
@@ -202,7 +206,7 @@ class Client:
         """Keeps one event. As soon as nothing else is to be done at each one, this is the spool's.
 
         Raises:
-            EventRefused: it cannot be kept; it has been counted. See `refused`.
+            EventRefused: it cannot be kept; it has been counted. See `report_refusal`.
         """
         if self._thread is None:
             self.start()
@@ -215,8 +219,8 @@ class Client:
             self.append = self.spool.append  # type: ignore[method-assign]
         self.spool.append(payload)
 
-    def refused(self, refusal: EventRefused) -> None:
-        """Reports that an event was refused."""
+    def report_refusal(self, refusal: EventRefused) -> None:
+        """Logs that an event was refused."""
         # A host that is full is full for all its processes; a large event is one process's own.
         turn = self.page.turn if self.page is not None and refusal.reason in ("spool_full", "disk") else None
         log.limited(log.ERROR, f"refused:{refusal.reason}", "event refused: %s", refusal, turn=turn)
@@ -228,12 +232,12 @@ class Client:
         else:
             self.refusals[accounts.refusal_slot(reason)] += 1
 
-    def flush(self, timeout: float, *, own_only: bool = False) -> int:
+    def flush(self, timeout: float, writers: Collection[str] = ()) -> int:
         """Asks the leader to send and waits until what was accepted so far is settled.
 
         Args:
             timeout: seconds.
-            own_only: only what this process accepted.
+            writers: the instances of writers whose events are waited for; all, if none is given.
 
         Returns:
             How many segments are not settled at the end of the time; 0 is success.
@@ -243,10 +247,10 @@ class Client:
         deadline = time.monotonic() + timeout
         look = lazy.load_within("hypotest.survey", timeout)
         if look is None:  # nobody knows
-            return len(self.spool.segments) if own_only else 1
+            return len(self.spool.segments) if writers else 1
         marks = look.survey(self.state, self.spool.segments).marks
-        if own_only:
-            marks = {path: mark for path, mark in marks.items() if self.spool.instance in path}
+        if writers:
+            marks = {path: mark for path, mark in marks.items() if any(writer in path for writer in writers)}
         kick_at = 0.0
         while True:
             if time.monotonic() >= kick_at:  # again and again: a leader in trouble does not listen to every one
@@ -268,8 +272,8 @@ class Client:
                 self.campaign.stop()
 
 
-def _what_is(segments: dict[str, Segment]) -> Callable[[], dict[str, Segment]]:
-    """What gives that dict. No method of the client: a cycle would hold its files until a collection of garbage."""
+def _getter_of(segments: dict[str, Segment]) -> Callable[[], dict[str, Segment]]:
+    """A function that returns that dict. No method of the client, in a cycle that only a collection of garbage ends."""
     return lambda: segments
 
 

@@ -69,7 +69,7 @@ def _nothing_here(looker: Onlooker) -> str:
 
 
 def _require_sight(looker: Onlooker) -> None:
-    """Fails if there is no state where we may look, and we may not look, or the SDK would not, everywhere."""
+    """Fails if no state was found, and a directory could not be searched or would not be used: nothing can be said."""
     if looker.state is None and looker.passed:
         searched = [root for root in looker.looked_in if root not in looker.passed]
         nothing = f"; no state of this server and token in {', '.join(searched)}" if searched else ""

@@ -24,8 +24,8 @@ Written by the leader only, but for `kick`, which anyone may change to wake it, 
 
 Words are u64 in the machine's byte order and stored by one aligned assignment, which no reader sees torn
 (struct.pack_into would be: 14 to 22 % of concurrent reads saw a zero). Of the two copies of the accounts the valid one
-with the higher sequence counts; it names the segments whose counts it got last, so folding one of them twice changes
-nothing; several, so that one sync of their directory does for as many deletions. At rest both are the same: no damage
+with the higher sequence counts. It names the nine segments that were folded in last: to fold one of them again changes
+nothing. Nine, so that one sync of the directory serves as many deletions. At rest both are the same: no damage
 to one of them loses a count.
 
 A page that is too short, too long or without its magic is made anew, with the accounts if one of their copies is sound;
@@ -36,7 +36,6 @@ a poll: a damaged one misleads no longer than that, and none stops anybody.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import struct
 import sys
@@ -95,7 +94,7 @@ class ControlPage:
                 raise OSError(errno.EIO, "short read")  # a page that is replaced takes the accounts along
             if found.st_size != SIZE or magic != MAGIC.to_bytes(8, "little"):
                 raise CorruptFile(f"{self._path} is not a control page of this version")
-            self._map = mmap.mmap(fd, SIZE)
+            self._map = platform.map_file(fd, SIZE)
         finally:
             os.close(fd)
         self._file = found.st_dev, found.st_ino
@@ -144,7 +143,7 @@ class ControlPage:
         self.words[_SAID + 1 + KINDS.index(kind)] = 0
 
     def add(self, word: int, n: int = 1) -> None:
-        """Adds to a word, which may have any value: a damaged one begins anew at its end, and stops nobody."""
+        """Adds to a word, modulo 2**64: a damaged one may have any value, and stops nobody."""
         self.words[word] = self.words[word] + n & _U64
 
     def generation(self) -> int | None:
@@ -269,7 +268,7 @@ def _set_aside(directory: str) -> bytes:
     return b""
 
 
-def _create(directory: str, generation: int, publish: object, kept: bytes = b"") -> None:
+def _create(directory: str, generation: int, publish: Callable[[str, str], None], kept: bytes = b"") -> None:
     # Whole before it has its name; os.link fails if another process was faster, which is as good.
     draft = f"{directory}/{_DRAFT}{os.urandom(8).hex()}"
     fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | platform.O_SAFE, 0o600)
@@ -283,7 +282,7 @@ def _create(directory: str, generation: int, publish: object, kept: bytes = b"")
         if os.write(fd, page) != SIZE:
             raise StorageError(f"{draft}: short write, the disk is full")
         with interrupts.suppress(FileExistsError):
-            publish(draft, f"{directory}/{NAME}")  # type: ignore[operator]
+            publish(draft, f"{directory}/{NAME}")
     finally:
         os.close(fd)
         with interrupts.suppress(OSError):

@@ -1,9 +1,9 @@
 """The settings document, read in parts.
 
 Read whole, 10,000 experiments hold the GIL for 20 ms, and live for so long that the collector goes through all that the
-application has. A part is what stands between two commas. If each part is an object when braces are put around it, then
-these are the members of the object under `tests`, in order: so a comma inside of an entry, or of a text, is told by its
-parts, and needs no scanner of ours. A document that does not come apart is read whole.
+application has. It is cut at commas. If each part is an object once braces are put around it, the parts are the members
+under `tests`, in order. A cut inside of an entry or a text gives a part that is none: no scanner of ours is needed. A
+document that does not come apart is read whole.
 """
 
 from __future__ import annotations

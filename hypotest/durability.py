@@ -46,7 +46,7 @@ class Durability:
         self._folded = NAMES  # since deletions were synced; who knows what the leader before left
 
     def about_to_fold(self) -> None:
-        """To be called before a segment's counts go into the totals, which may forget the name of another by that.
+        """To be called before a segment's counts go into the totals, which then may no longer name an older one.
 
         A power cut must not bring back one that they name no longer: it would be folded again.
         """

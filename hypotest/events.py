@@ -57,7 +57,7 @@ class Encoder:
         visitor_id: str | None,
         tags: Mapping[str, object] | None,
     ) -> bytes:
-        """An exposure of wire.md's type `visit`."""
+        """An exposure of the wire format's type `visit`."""
         head, head_of_visitor, tail_of_user, tail = decision.encoded or _encode(name, decision)
         if tags is not None:
             return self._event(head, user_id, visitor_id, _tags(tags, decision.override_reason))
@@ -82,7 +82,7 @@ class Encoder:
         value: object,
         tags: Mapping[str, object] | None,
     ) -> bytes:
-        """A KPI event of wire.md's type `goal`."""
+        """A KPI event of the wire format's type `goal`."""
         head = (self._goal_heads.get(name) if type(name) is str else None) or self._goal_head(name)
         encoded = dumps(value) if type(value) is float else _json(value)
         ids = _USER if user_id or visitor_id else _GOAL_WITHOUT_ID + _USER
@@ -95,7 +95,7 @@ class Encoder:
         context: object,
         tags: Mapping[str, object] | None,
     ) -> bytes:
-        """An event of wire.md's type `match_user_visitor`."""
+        """An event of the wire format's type `match_user_visitor`."""
         given = context is not None and not (isinstance(context, str) and not context)
         head = _MATCH + b',"context":' + _json(context) + _USER if given else _MATCH + _USER
         return self._event(head, user_id, visitor_id, _NO_TAGS if tags is None else _tags(tags))
@@ -143,7 +143,7 @@ def _hasher(salt: bytes) -> Callable[[str | None], bytes]:
 
 
 def sent(payloads: Iterable[bytes]) -> list[bytes]:
-    """Events as wire.md has them, their times as text, and each without its opening brace."""
+    """Events as the server takes them, their times as text, and each without its opening brace."""
     found = []
     for payload in payloads:
         text = _texts.get(payload[_UP_TO_SECOND]) or _begin_of(payload)
@@ -190,7 +190,7 @@ def _tags(tags: object, override_reason: str | None = None) -> bytes:
     if type(tags) is dict or isinstance(tags, Mapping):  # to ask the latter takes a fifth of all this
         for key, value in _items(tags):
             kind = type(value)
-            if value is None or not isinstance(key, str) or (kind is str and value.lower() == "null"):
+            if value is None or not isinstance(key, str) or (isinstance(value, str) and str.lower(value) == "null"):
                 continue
             clean[key] = str(value) if kind is float and not isfinite(value) else value
     elif tags is not None:

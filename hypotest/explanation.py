@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Why a call came to its decision; every attribute is for `hypotest explain` to print.
+    """Why a call came to its decision; most of it is what `hypotest explain` prints.
 
     Attributes:
         experiment: the name.

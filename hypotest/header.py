@@ -161,8 +161,8 @@ def add(word: int, n: int) -> int:
 def counters_of(header: bytes, full: int) -> list[int]:
     """The accounts of a segment, from its header and its size.
 
-    Frames and their fate follow from the two positions; the ACCEPTED slot holds what was taken over, settled, from a
-    segment that was deleted, whose drops stand among this one's. No more was dropped than was settled.
+    Frames and their fate follow from the two positions. The ACCEPTED slot holds events taken over from a segment that
+    was deleted; they are settled, and their drops are among this one's. No more was dropped than was settled.
     """
     words = _WORDS.unpack(header)
     rows = [count_of(word) for word in words[COUNTERS : COUNTERS + accounts.SLOTS]]

@@ -47,7 +47,7 @@ def _nothing() -> None:
 class Campaign:
     """Follows the leader, and becomes it when there is none."""
 
-    def __init__(self, post: Post, each_second: Callable[[], None], at_end: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, post: Post, each_second: Callable[[], None], at_end: Callable[[], None] = _nothing) -> None:
         """Does nothing yet.
 
         Args:
@@ -88,7 +88,8 @@ class Campaign:
     def run(self) -> None:
         """Loops until `stop`; only once, however many threads are started for it.
 
-        Of the caller who starts the thread nothing is left to tell others if an interrupt hits it.
+        If an interrupt hits the caller right after it started this thread, nothing records that, and the next call
+        starts another one: `_turn` lets one of them run.
         """
         try:
             self._turn.pop()
@@ -163,8 +164,9 @@ class Campaign:
                 log.ERROR, "election", "this process cannot lead: %s", log.shown(error), turn=self._post.page.turn
             )
             self._not_before = now + _LOCK_BACKOFF
+            return
         if still > _STUCK_AFTER:
-            pid = self._post.page.words[LEADER_PID]
+            pid = self._post.page.words[LEADER_PID] or "unknown"
             self._complain(f"the leader (pid {pid}) holds its lock but does not move: is it stopped?")
             self._not_before = now + _LOCK_BACKOFF
 

@@ -100,7 +100,7 @@ class Leadership:
     """What the leader does while it holds the lock: two loops, and a tick from the campaign's own."""
 
     def __init__(self, post: Post) -> None:
-        """Signs on. The caller holds the lock and has called `load`."""
+        """Signs on. The caller holds the lock."""
         config, page = post.config, post.page
         self._post = post
         self._backlog = Backlog(

@@ -70,12 +70,14 @@ class LeaderLock:
     def release(self) -> None:
         """Gives the lock back. The file stays: to unlink it would permit a second leader."""
         fd, self._fd = self._fd, -1
-        if fd >= 0 and _open.pop(fd, None) is not None:
-            if self._pid == os.getpid():
-                # Not by closing alone: a child that was forked without hooks, and is idle, has the descriptor too.
-                with interrupts.suppress(OSError):
+        if fd < 0 or _open.pop(fd, None) is None:
+            return
+        with interrupts.suppress(OSError):
+            if _identity(os.fstat(fd)) == self._identity:  # a host that closes all descriptors uses the number again
+                if self._pid == os.getpid():
+                    # Not by closing alone: a child that was forked without hooks, and is idle, has the descriptor too.
                     fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
+                os.close(fd)
 
     def forget(self) -> None:
         """In a child: the descriptor is the parent's, and closed by `abandon_inherited`."""

@@ -1,8 +1,8 @@
 """The leader's work in pieces, so that a request in the same process waits for none of it long.
 
-A thread that works in Python keeps the GIL for 5 ms when another one asks for it: so long a request would be held up.
-Whoever has more to do than a piece rests now and then. (Rejected: `time.sleep(0)`. The thread that waits takes 50 us
-to wake up, and finds the GIL taken again. `sys.setswitchinterval`: it is the application's.)
+A thread that works in Python keeps the GIL for 5 ms when another one asks for it, and a request would be held up for
+that long. Whoever has more to do than a piece rests now and then. (Rejected: `time.sleep(0)`. The thread that waits
+takes 50 us to wake up, and finds the GIL taken again. `sys.setswitchinterval`: it is the application's.)
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ class Publisher:
         self._closed = True
 
     def _is_closed(self) -> bool:
+        """A call: of an attribute that was False a moment ago mypy believes that it still is."""
         return self._closed
 
     def in_force(self) -> bool:

@@ -41,9 +41,10 @@ class _Process:
         carried: counts of the client before it that stand in no file yet.
         former: the settings of the client before it.
         segments: the open segments by path. A client that was retired may still have one, in the hands of a thread.
+        writers: the instances of the writers of clients that were retired.
     """
 
-    __slots__ = ("built", "carried", "former", "guard", "page", "segments")
+    __slots__ = ("built", "carried", "former", "guard", "page", "segments", "writers")
 
     def __init__(self) -> None:
         self.guard = ProcessGuard()
@@ -52,6 +53,7 @@ class _Process:
         self.carried = [0] * accounts.SLOTS
         self.former: Reader | None = None
         self.segments: dict[str, Segment] = {}
+        self.writers: list[str] = []
 
 
 _CURRENT = 1
@@ -154,6 +156,7 @@ def retire(client: Client) -> None:
                 _here.built.setdefault(_CURRENT, current)
         else:
             _here.former = client.reader
+            _here.writers += [client.spool.instance] if client.spool is not None else []
             _here.carried = client.spool.unreported() if client.spool is not None else client.refusals
         client.close()
     except BaseException:  # an interrupt, maybe before the campaign was told
@@ -180,13 +183,15 @@ def finish() -> None:
 
 def _last_flush() -> Client | None:
     """This process's own client, None if it has none; with `flush_events`, after a wait of at most `flush_timeout`."""
-    client = _here.built.get(_CURRENT)
-    if client is None or not _here.guard.alive:
+    if not _here.guard.alive:
         return None
-    if client.config.flush_events:
+    client = _here.built.get(_CURRENT)
+    if client is None and _here.writers and resolve(_overrides, os.environ)[0].flush_events:
+        client = current()  # after a `config()` and no call since
+    if client is not None and client.spool is not None and client.config.flush_events:
         left = 1
         try:
-            left = client.flush(client.config.flush_timeout, own_only=True)
+            left = client.flush(client.config.flush_timeout, [client.spool.instance, *_here.writers])
         finally:
             if left:
                 log.line(log.WARNING, "exit: events of this process are not delivered yet; they are kept on disk")

@@ -140,7 +140,7 @@ class Segment:
         self.map: mmap.mmap | FileBytes
         self.words: memoryview | FileWords
         if size == self.full and self.full % 8 == 0:
-            self.map = mmap.mmap(fd, min(size, most))
+            self.map = platform.map_file(fd, min(size, most))
             self.words = memoryview(self.map).cast("Q")
         else:
             self.map = FileBytes(fd)

@@ -30,7 +30,6 @@ Not promised: a file that is truncated while a process has it mapped (SIGBUS).
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 import zlib
@@ -79,7 +78,7 @@ class Snapshot:
             size = os.fstat(fd).st_size
             if size < INDEX:
                 raise CorruptFile(f"{path} is too short")
-            self._map = mmap.mmap(fd, size, prot=mmap.PROT_READ)
+            self._map = platform.map_file(fd, size, readable_only=True)
         finally:
             os.close(fd)
         head = self._map[:INDEX]
@@ -243,6 +242,7 @@ class Reader:
 
         Raises:
             CorruptFile: its record is damaged.
+            SettingsError: it is no record of this version.
         """
         view = self._view
         if self._words[GENERATION] != view.generation:

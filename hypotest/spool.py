@@ -3,8 +3,8 @@
 A segment is checked out of a list for one append and put back: `list.pop` is atomic, so no lock is needed. A second
 thread, a signal handler or a `__del__` that comes in between finds the list empty and gets a segment of its own; an
 exception at any point costs at most the use of one segment, never an event or a deadlock; and that segment is finished
-as soon as its `Writer` is garbage. (Rejected: a lock. It cost
-230 ns of 440, a signal handler would have to be told apart from a thread, and one left locked stops all.)
+as soon as its `Writer` is garbage. (Rejected: a lock. It cost 230 ns on top
+of 440, a signal handler would have to be told apart from a thread, and one left locked stops all.)
 """
 
 from __future__ import annotations
@@ -62,8 +62,10 @@ class Spool:
         self._directory = directory
         self._max_bytes = max_bytes
         self._spool_bytes = spool_bytes
-        self.segments: dict[str, Segment] = {}
+        self.segments: dict[str, Segment]
         self._begin()
+        if segments is not None:
+            self.segments = segments
         self._size = _SMALLEST
         self._idle: list[Writer] = []
         self._unreported = list(unreported)
@@ -78,8 +80,6 @@ class Spool:
         self._opened_since = 0
         self._mapped: bool | None = None
         self._closed = False
-        if segments is not None:
-            self.segments = segments
 
     def _begin(self) -> None:
         self.segments = {}
@@ -130,6 +130,7 @@ class Spool:
                     self.close()
 
     def _put(self, target: Writer, payload: bytes) -> None:
+        """What `append` does, which has it written out: a call costs it a tenth."""
         position = target.words[POSITION]
         offset = position & OFFSET
         frame = pack_frame_head(len(payload), murmur3(payload, target.seed, False)) + payload
@@ -201,7 +202,7 @@ class Spool:
             self._size = max(_SMALLEST, full.words[FULL_SIZE] // 2)
 
     def prepare(self) -> None:
-        """Makes the next segment if one will be full soon: the call that fills it need not, and wait for the disk.
+        """Makes the next segment if one will soon be full: the call that fills it neither makes one nor waits for it.
 
         To be called about once a second, in a thread of ours.
         """
@@ -306,14 +307,14 @@ class Spool:
             raise EventRefused("disk", f"{free} bytes are free, {reserve} of them are left to the host")
 
     def check(self) -> int:
-        """Gives up segments that are finished, and open ones whose files were deleted under us.
+        """Releases segments that are finished, and gives up open ones whose files were deleted under us.
 
         To be called in a thread of ours, in which no signal handler runs.
 
         Returns:
             How many events went with them; they are counted as dropped, `lost`.
         """
-        self.give_up()
+        self._release_finished()
         while len(self._idle) > _MOST_IDLE:  # more threads than that came at once: each made one
             with contextlib.suppress(IndexError):
                 self._finish(self._idle.pop(0).segment)
@@ -341,11 +342,10 @@ class Spool:
 
     def end(self) -> None:
         """Lets go of what is finished, and of whom it asks for the size: the last call, in a thread of ours."""
-        self.give_up()
+        self._release_finished()
         self._spool_bytes = int  # none: it was a method of who holds this, and that cycle would keep files open
 
-    def give_up(self) -> None:
-        """Closes segments that are finished; to be called as `check` is."""
+    def _release_finished(self) -> None:
         self._finish_abandoned()
         self._spent.clear()
 
@@ -354,10 +354,6 @@ class Spool:
         for held in list(self.segments.values()):
             if held.abandoned:
                 self._finish(held)
-
-    def own_marks(self) -> dict[str, int]:
-        """What this process has written so far: the position of each open segment, by path."""
-        return {path: held.words[POSITION] for path, held in list(self.segments.items())}
 
     def abandon(self) -> None:
         """In a child: turns from the parent's segments."""

@@ -13,7 +13,6 @@ from _blake2 import blake2b  # hashlib, which has the same, loads OpenSSL: a ten
 from collections.abc import Iterator, Mapping
 
 from hypotest import interrupts, platform
-from hypotest.config import without_slash
 from hypotest.errors import StorageError
 
 FORMAT = "v1"
@@ -79,9 +78,8 @@ def candidates(explicit: str | None, environ: Mapping[str, str]) -> Iterator[str
     if explicit:
         yield explicit
     else:
-        systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
-        if systemd.startswith("/"):
-            yield without_slash(systemd)
+        if systemd := of_systemd(environ):
+            yield systemd
         xdg = environ.get("XDG_STATE_HOME", "")
         if xdg.startswith("/"):
             yield f"{xdg}/hypotest"
@@ -89,6 +87,12 @@ def candidates(explicit: str | None, environ: Mapping[str, str]) -> Iterator[str
         if home:
             yield f"{home}/.local/state/hypotest"
     yield f"{_FALLBACK_PARENT}/hypotest-{os.geteuid()}"
+
+
+def of_systemd(environ: Mapping[str, str]) -> str | None:
+    """The unit's `StateDirectory`. With `DynamicUser` it is a link that systemd made: what that leads to counts."""
+    named = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return os.path.realpath(named) if named.startswith("/") else None
 
 
 def _home(environ: Mapping[str, str]) -> str | None:

@@ -179,7 +179,7 @@ class HttpTransport:
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         if self._gzip and len(body) >= _GZIP_FROM:
             headers["Content-Encoding"] = "gzip"
-            packer = zlib.compressobj(level=1, wbits=31)
+            packer = zlib.compressobj(level=1, wbits=_GZIP)
             body = packer.compress(body) + packer.flush()
         _, reply, _ = self._call("POST", EVENTS_PATH, _MAX_REPLY, headers=headers, data=body)
         try:
@@ -318,7 +318,7 @@ def _inner(error: BaseException) -> BaseException | None:
 def _chain(error: BaseException, outer: BaseException | None) -> list[BaseException]:
     """An error of a library and those inside it; not `outer`, which the host was handling when it called."""
     chain = [error]
-    while (inner := _inner(chain[-1])) is not None and inner is not outer:
+    while (inner := _inner(chain[-1])) is not None and all(inner is not known for known in (outer, *chain)):
         chain.append(inner)
     return chain
 

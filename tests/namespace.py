@@ -77,6 +77,11 @@ def refused_by(spool: Spool) -> dict[str, int]:
     return accounts.refused(accounts.add([spool.unreported(), *written]))
 
 
+def marks(spool: Spool) -> dict[str, int]:
+    """Return what a writer has written so far: the position of each open segment, by path."""
+    return {path: held.position() for path, held in spool.segments.items()}
+
+
 def payloads(events: list[tuple[str, bytes]]) -> list[bytes]:
     return [payload for _, payload in events]
 

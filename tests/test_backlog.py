@@ -16,7 +16,7 @@ from hypotest.header import HEADER, POSITION
 from hypotest.segment import Segment
 from hypotest.spool import Spool
 from hypotest.survey import is_settled, survey
-from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, payloads, run_python, running_python
+from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, marks, payloads, run_python, running_python
 
 WRITER = SPOOL + 'for n in range(int(sys.argv[2])): spool.append(b"%d" % n)\nprint("done", flush=True)\n'
 
@@ -161,7 +161,7 @@ def test_the_leaders_own_segments_keep_their_lock(home: Namespace) -> None:
     leader = home.backlog()
     assert payloads(drain(leader)) == [b"1"]
     found = survey(home.state, home.spool.segments)
-    assert found.marks == home.spool.own_marks()
+    assert found.marks == marks(home.spool)
     assert is_settled(path, found.marks[path], home.spool.segments)
     leader.sync()
     del leader

@@ -18,7 +18,7 @@ from hypotest.events import is_older
 from hypotest.header import FIRST_SEEN
 from hypotest.spool import Spool
 from hypotest.survey import is_settled, survey
-from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, event_of, payloads, running_python
+from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, event_of, marks, payloads, running_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -262,13 +262,13 @@ def test_a_survey_sees_what_the_leader_sees(home: Namespace) -> None:
 def test_is_settled(home: Namespace) -> None:
     """A mark is settled when the leader has settled so many frames, or the segment is gone."""
     home.spool.append(b"1")
-    ((path, mark),) = home.spool.own_marks().items()
+    ((path, mark),) = marks(home.spool).items()
     assert not is_settled(path, mark, home.spool.segments)
     leader = home.backlog()
     drain(leader)
     home.spool.append(b"2")
     assert is_settled(path, mark, home.spool.segments)
-    ((path, mark),) = home.spool.own_marks().items()
+    ((path, mark),) = marks(home.spool).items()
     assert not is_settled(path, mark, home.spool.segments)
     home.spool.close()
     assert not is_settled(path, mark, NOTHING)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from hypotest.lock import LeaderLock
 from hypotest.statedir import namespace_of
 from tests.processes import Script, expect_each_once, goal_counts, run, sdk_env
 from tests.server_process import ServerProcess, wait_for
@@ -228,6 +229,21 @@ def test_an_orderly_exit_signs_off(server: ServerProcess, tmp_path: Path) -> Non
     """A leader that exits leaves the lock free and says so, so that the next one need not wait for silence."""
     run('keep("first")\nassert hypotest.flush(10)', sdk_env(server, tmp_path / "state"))
     assert leader_pid(server, tmp_path) == 0
+
+
+def test_a_lock_whose_descriptor_the_host_closed_is_not_closed_again(tmp_path: Path) -> None:
+    """A host that becomes a daemon closes all descriptors; the next file that it opens has the number of ours."""
+    lock = LeaderLock(str(tmp_path / "leader.lock"))
+    assert lock.acquire()
+    os.close(lock._fd)
+    with open(os.devnull) as theirs:
+        assert theirs.fileno() == lock._fd
+        assert not lock.held()
+        lock.release()
+        os.fstat(theirs.fileno())
+    again = LeaderLock(lock.path)
+    assert again.acquire()
+    again.release()
 
 
 def test_filelock_contends_with_the_leader(server: ServerProcess, tmp_path: Path) -> None:

@@ -14,6 +14,11 @@ from tests.processes import Script, expect_each_once, goal_counts, run, said, sd
 from tests.server_process import ServerProcess, wait_for
 
 EVENTS = 1000
+LEADS = """
+until(lambda: hypotest.status().is_leader, "leads")
+say("leads")
+sys.stdin.readline()
+"""
 
 
 @pytest.fixture
@@ -110,6 +115,40 @@ def test_flush_events_leaves_nothing_behind(server: ServerProcess, tmp_path: Pat
     """With flush_events an orderly exit right after the first call delivers what the process accepted."""
     run('keep("only")', sdk_env(server, tmp_path / "state", flush_events="true", send_interval=60))
     assert len(goal_counts(server)) == 20
+
+
+CONFIGURED = {
+    "before a config()": """
+hypotest.config(flush_events=True)
+keep("kept")
+hypotest.config(pull_interval=15)
+""",
+    "before a config(), with a call after it": """
+hypotest.config(flush_events=True)
+keep("kept")
+hypotest.config(pull_interval=15)
+hypotest.experiment("button", user_id="1", report_event=False)
+""",
+    "before it was asked for": """
+keep("kept")
+hypotest.config(flush_events=True)
+""",
+}
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["it leads itself", "another leads"])
+@pytest.mark.parametrize("source", CONFIGURED.values(), ids=list(CONFIGURED))
+def test_flush_events_waits_for_what_was_accepted_under_another_configuration(
+    server: ServerProcess, tmp_path: Path, source: str, alone: bool
+) -> None:
+    """`config()` begins anew, and what was accepted until then is this process's all the same."""
+    env = sdk_env(server, tmp_path / "state", send_interval=60)
+    with contextlib.ExitStack() as stack:
+        if not alone:
+            leading = stack.enter_context(Script(LEADS, env))
+            leading.wait_for("leads")
+        run(source, env)
+        expect_each_once(server, "kept")
 
 
 def test_flush_events_is_bounded(server: ServerProcess, tmp_path: Path) -> None:

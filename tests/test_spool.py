@@ -15,7 +15,7 @@ import pytest
 from hypotest import accounts, platform, segment
 from hypotest.accounts import ACCEPTED, refused
 from hypotest.errors import EventRefused
-from hypotest.header import DONE, FINISHED, FULL_SIZE, HEADER, ONE, POSITION
+from hypotest.header import DONE, FINISHED, FULL_SIZE, POSITION
 from hypotest.segment import MAX_PAYLOAD
 from hypotest.spool import Spool
 from tests.namespace import NOTHING, SPOOL, Namespace, drain, event, payloads, refused_by, run_python
@@ -289,14 +289,6 @@ def test_a_segment_without_its_name_yet_is_not_deleted(home: Namespace, monkeypa
     assert home.spool.check() == 0
     assert sum(home.spool.unreported()) == 0
     assert payloads(drain(home.backlog())) == [b"x"]
-
-
-def test_own_marks(home: Namespace) -> None:
-    """The marks of a process are the positions of its open segments."""
-    assert home.spool.own_marks() == {}
-    home.spool.append(b"12345678")
-    (path,) = home.spool.segments
-    assert home.spool.own_marks() == {path: ONE | HEADER + 16}
 
 
 def test_a_killed_writer_loses_nothing(home: Namespace) -> None:

@@ -156,6 +156,15 @@ def test_the_order_of_the_environment() -> None:
     assert list(candidates(None, {"XDG_STATE_HOME": "relative", "STATE_DIRECTORY": "relative"}))[-1] == FALLBACK
 
 
+def test_the_state_directory_of_a_dynamic_user(tmp_path: Path) -> None:
+    """systemd makes a link to it, which its `STATE_DIRECTORY` names."""
+    (tmp_path / "private" / "shop").mkdir(parents=True, mode=0o700)
+    (tmp_path / "shop").symlink_to("private/shop")
+    first = next(iter(candidates(None, {"STATE_DIRECTORY": f"{tmp_path}/shop"})))
+    assert first == f"{tmp_path}/private/shop"
+    prepare(first, NAMESPACE)
+
+
 @as_root
 def test_a_home_of_somebody_else(tmp_path: Path) -> None:
     """After a privilege drop HOME is often still root's: the home of the effective user counts, if it is theirs."""

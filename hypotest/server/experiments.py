@@ -13,7 +13,7 @@ YAML (or JSON, if the name ends in `.json`), each experiment under its name:
       hypothesis: A green button sells more.
       test_id: 7                           # an integer; derived from the name if left out
 
-| field | of wire.md's TEST | default |
+| field | of the wire format's test | default |
 |---|---|---|
 | variants | variants_distribution | required |
 | condition | condition_to_enter_test | `True` |

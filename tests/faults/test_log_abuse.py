@@ -181,7 +181,7 @@ FLOODS = {
     "overrides": 'hypotest.experiment("button", user_id="u", override=f"o{i}", report_event=False)',
     "tags": 'hypotest.experiment("condition", user_id="u", tags={"t": f"{i}"}, report_event=False)',
     "ids": 'hypotest.experiment("button", user_id=bad, report_event=False)',
-    "errors": 'hypotest.experiment(kinds[i % 1000](), user_id="u", report_event=False)',
+    "errors": 'hypotest.kpi_event("n", user_id="u", value=kinds[i % 1000]())',
     "goals without id": 'hypotest.kpi_event(f"n{i}")',
     "values": 'hypotest.kpi_event(f"n{i}", user_id="u", value=f"v{i}")',
     "matches": 'hypotest.match_user_visitor(None, f"v{i}")',
@@ -198,8 +198,8 @@ class Bad:
     def __str__(self): raise ValueError
 bad = Bad()
 def kind(n):
-    def shown(self): raise type(f"Error{n}", (Exception,), {})
-    return type("Bad", (), {"__str__": shown})
+    def raising(self): raise type(f"Error{n}", (Exception,), {})
+    return type("Bad", (), {"__class__": property(raising)})
 kinds = [kind(n) for n in range(1000)]
 assert hypotest.wait_until_ready(20)
 def wrong(calls):

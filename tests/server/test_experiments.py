@@ -79,7 +79,7 @@ def test_documented_example() -> None:
 
 @pytest.mark.parametrize("is_json", [False, True])
 def test_wire_form(*, is_json: bool) -> None:
-    """A document of wire.md is served as it stands, fields that we don't know included."""
+    """A document in the wire format is served as it stands, fields that we don't know included."""
     document = {"tests": {"checkout_button": WIRE | {"owner": "ann"}}}
     settings = load(orjson.dumps(document).decode(), is_json=is_json)
     assert orjson.loads(settings.body) == document

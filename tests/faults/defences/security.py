@@ -59,6 +59,19 @@ FAULTS = [
         ),
     ),
     Fault(
+        "the lock cannot be taken at all, and an operator looks for who holds it",
+        "a line says that this process cannot lead, and why; none says that somebody holds it, by a pid of 0",
+        f"{_NEIGHBOURS}::test_a_planted_lock[device]",
+        "7 kinds of things that are no lock file",
+        (
+            Removal(
+                "hypotest/leader.py",
+                "            self._not_before = now + _LOCK_BACKOFF\n            return\n",
+                "            self._not_before = now + _LOCK_BACKOFF\n",
+            ),
+        ),
+    ),
+    Fault(
         "somebody has put a link where our directory in /var/tmp would be",
         "it is not followed: control, and events are refused by count",
         f"{_NEIGHBOURS}::test_the_fallback_is_taken[symlink-64331]",

@@ -34,7 +34,7 @@ FAULTS: list[Fault] = [
         happens="The line tells our failure, not what the host was at; the host's own error keeps its frames",
         test=_TRUST + "test_an_error_of_the_hosts_is_neither_told_nor_touched",
         figure="both calls: 1 error of the host's, untouched",
-        removals=(Removal("hypotest/transport.py", " and inner is not outer", ""),),
+        removals=(Removal("hypotest/transport.py", "for known in (outer, *chain)", "for known in chain"),),
     ),
     Fault(
         fault="All workers of a host are refused at once",
