@@ -13,7 +13,7 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/segment.py",
-                "self.map = mmap.mmap(fd, min(size, most))",
+                "self.map = platform.map_file(fd, min(size, most))",
                 "self.map = mmap.mmap(fd, min(size, most), flags=mmap.MAP_PRIVATE)",
             ),
         ),
