@@ -19,10 +19,11 @@ from hypotest import accounts, header, log, pace, platform, segment
 from hypotest.control import LIVED, SPOOL_BYTES, ControlPage
 from hypotest.durability import Durability
 from hypotest.errors import CorruptFile
-from hypotest.header import DONE, FINISHED, FIRST_SEEN, GIVEN_UP, OFFSET, ONE, POSITION, SMALLEST_FRAME, SUFFIX
+from hypotest.header import DONE, FINISHED, FIRST_SEEN, GIVEN_UP, OFFSET, ONE, PID, POSITION, SMALLEST_FRAME, SUFFIX
 from hypotest.quarantine import Quarantine
 from hypotest.segment import Segment
 from hypotest.statedir import StateDir
+from hypotest.watch import may_live
 
 _MAX_OPEN = 128
 _OPEN_SHARE = 8  # of the descriptors that the process may have
@@ -30,6 +31,7 @@ _FEWEST_OPEN = 8
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _DRAFT_AGE = 60.0
 _UNSOUND_PATIENCE = 5.0
+_ORPHAN_PATIENCE = 3.0
 _RUN = 500  # events, between two rests
 
 Fate = str | None
@@ -42,12 +44,14 @@ class _Source:
     """A segment as the leader sees it.
 
     Attributes:
+        orphan_since: when the lock of its writer was found free.
         exhausted: whether it is an orphan in which nothing was left to claim.
     """
 
     segment: Segment
     own: bool
     orphan: bool = False
+    orphan_since: float = 0.0
     exhausted: bool = False
     unsound_since: float | None = None
 
@@ -56,7 +60,13 @@ class _Source:
         if not self.orphan:
             finished = self.segment.words[FINISHED] == DONE
             self.orphan = finished or (not self.own and self.segment.lock())
+            self.orphan_since = time.monotonic()
         return self.orphan
+
+    def may_be_written(self, patience: float) -> bool:
+        """Whether the writer of an orphan may live, and not know yet that it has lost its lock: see `Spool.check`."""
+        waited = self.segment.words[FINISHED] == DONE or time.monotonic() - self.orphan_since > patience
+        return not waited and may_live(self.segment.words[PID])
 
 
 @dataclass
@@ -123,6 +133,7 @@ class Backlog:
         expired: Callable[[bytes], bool],
         max_age: float,
         sync_data: Callable[[int], None] = platform.sync_data,
+        patience: float = _ORPHAN_PATIENCE,
     ) -> None:
         """Opens nothing yet.
 
@@ -134,10 +145,12 @@ class Backlog:
             max_age: s; an event is dropped when it is over that by both clocks: its own time, and the time that leaders
                 have lived since they first saw its segment, which no clock step changes.
             sync_data: forces what is written of a file, or the names in a directory, to the disk.
+            patience: s; so long an unfinished segment without a lock is kept if its writer may live.
         """
         self._state = state
         self._control = control
         self._own = own
+        self._patience = patience
         self._expired = expired
         self._max_age = max_age
         self._quarantine = Quarantine(state.quarantine)
@@ -199,19 +212,25 @@ class Backlog:
                 return
             try:
                 if not source.segment.in_place():
-                    self._drop_deleted(path, source)
+                    self._let_go(path, source)
                 elif source.is_orphan():
                     with contextlib.suppress(OSError):
                         source.exhausted = not self._next_offset(source)
-                    if source.exhausted:
+                    crowded = len(self._sources) >= self._most_open
+                    if source.exhausted and (crowded or not source.may_be_written(self._patience)):
                         self._retire(path, source)
             except OSError as error:  # one that cannot be deleted keeps no other from being sent
                 _cannot_delete(path, error)
                 return
 
-    def _drop_deleted(self, path: str, source: _Source) -> None:
-        """Lets go of a segment that somebody else deleted: a living writer counts what is lost by itself."""
+    def _let_go(self, path: str, source: _Source) -> None:
+        """Gives up a segment that somebody else deleted, of which a living writer counts what is lost by itself.
+
+        Or whose descriptor somebody closed: the next scan opens it again.
+        """
         del self._sources[path]
+        if source.segment.has_name():
+            return
         if source.segment.words[FINISHED] != GIVEN_UP and source.is_orphan():
             rows = source.segment.counters()
             rows[accounts.drop_slot("lost")] += source.segment.unsettled()

@@ -7,7 +7,6 @@ starts a thread: `runtime.py` passes that in.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from hypotest import interrupts, lazy, log
 from hypotest.control import HEARTBEAT, LEADER_PID, LEADER_SPACE
 from hypotest.lock import LeaderLock
 from hypotest.post import Post
-from hypotest.watch import Watch
+from hypotest.watch import Watch, may_live
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,16 +27,6 @@ _STUCK_AFTER = 5.0
 _LOCK_BACKOFF = 1.0
 _AFTER_YOU = 0.01
 """Whoever starts the campaign goes on first: under gevent, what a leader imports would stand in its way for 0.1 s."""
-
-
-def _lives(pid: int) -> bool:
-    """Whether a process of that pid may be alive; a hint only, since it may be another's or of another namespace."""
-    try:
-        os.kill(pid, 0)
-    except (OSError, OverflowError) as error:  # a damaged word may be no pid at all
-        interrupts.let_through(error)
-        return not isinstance(error, (ProcessLookupError, OverflowError))
-    return pid != 0
 
 
 def _nothing() -> None:
@@ -68,7 +57,7 @@ class Campaign:
         self._watch = Watch()
         self._abandoned = self._looked = False
         self._turn = [True]
-        if not _lives(post.page.words[LEADER_PID]):
+        if not may_live(post.page.words[LEADER_PID]):
             self._beat_at -= STALE
 
     @property

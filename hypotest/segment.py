@@ -165,12 +165,16 @@ class Segment:
 
     def in_place(self) -> bool:
         """Whether the file is still where its path says, and the descriptor is of it."""
+        return self.has_name() and self._has(self.fd)
+
+    def has_name(self) -> bool:
+        """Whether the file is still where its path says."""
         try:
             named = os.stat(self.path)
         except OSError as error:
             interrupts.let_through(error)
             return not isinstance(error, (FileNotFoundError, NotADirectoryError))
-        return (named.st_dev, named.st_ino) == self.identity and self._has(self.fd)
+        return (named.st_dev, named.st_ino) == self.identity
 
     def close(self) -> None:
         """Gives up mapping, descriptor and with them the lock. What is in the file stays.

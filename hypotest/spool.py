@@ -72,6 +72,7 @@ class Spool:
         self._refuse_until = (0.0, "")
         self._spent: list[Segment] = []
         self._deleted: list[Segment] = []
+        self._unlocked: list[Segment] = []
         self._tally: list[Writer] = []
         self._ahead: list[Writer] = []
         self._tally_made = False
@@ -307,7 +308,9 @@ class Spool:
             raise EventRefused("disk", f"{free} bytes are free, {reserve} of them are left to the host")
 
     def check(self) -> int:
-        """Releases segments that are finished, and gives up open ones whose files were deleted under us.
+        """Releases segments that are finished, and gives up open ones whose file or lock was taken from us.
+
+        A host that becomes a daemon closes all descriptors, and drops the locks with them.
 
         To be called in a thread of ours, in which no signal handler runs.
 
@@ -318,8 +321,12 @@ class Spool:
         while len(self._idle) > _MOST_IDLE:  # more threads than that came at once: each made one
             with contextlib.suppress(IndexError):
                 self._finish(self._idle.pop(0).segment)
+        # Each a second after it was found, when the append that may be under way is over.
+        unlocked, self._unlocked = self._unlocked, []
+        for held in unlocked:
+            self._finish(held)
         lost = self._write_off_deleted()
-        self._find_deleted()
+        self._give_up_taken()
         return lost
 
     def _write_off_deleted(self) -> int:
@@ -327,15 +334,17 @@ class Spool:
         self._unreported = accounts.add([self._unreported, *map(_written_off, deleted)])
         return sum(held.unsettled() for held in deleted)
 
-    def _find_deleted(self) -> None:
+    def _give_up_taken(self) -> None:
         for held in list(self.segments.values()):
             writer = held.writer and held.writer()
             if writer and writer.limit and held.named and not held.in_place() and held.words[FINISHED] != DONE:
-                # Counted a second later, when the append that may be under way is over.
-                with interrupts.suppress(OSError):
-                    held.words[FINISHED] = GIVEN_UP
+                if held.has_name():
+                    self._unlocked.append(held)
+                else:
+                    with interrupts.suppress(OSError):
+                        held.words[FINISHED] = GIVEN_UP
+                    self._deleted.append(held)
                 writer.limit = 0
-                self._deleted.append(held)
                 if writer in self._tally:
                     self._tally.clear()
                     self._tally_made = False

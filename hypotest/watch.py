@@ -1,4 +1,4 @@
-"""Waits for the leader's end, told by the kernel: a follower sleeps longer, and wakes at once when it matters.
+"""The end of other processes. A follower waits for the leader's: it sleeps longer, and wakes at once when it matters.
 
 A pidfd becomes readable when its process ends. It is of use only in the leader's own pid namespace, since another one
 has another process of the same number, or none.
@@ -10,7 +10,7 @@ import os
 import sys
 
 from hypotest import lazy
-from hypotest.interrupts import suppress
+from hypotest.interrupts import let_through, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,16 @@ def pid_space() -> int:
     with suppress(OSError):
         return os.stat("/proc/self/ns/pid").st_ino
     return 0
+
+
+def may_live(pid: int) -> bool:
+    """Whether a process of that pid may be alive; a hint only, since it may be another's or of another namespace."""
+    try:
+        os.kill(pid, 0)
+    except (OSError, OverflowError) as error:  # a damaged word may be no pid at all
+        let_through(error)
+        return not isinstance(error, (ProcessLookupError, OverflowError))
+    return pid != 0
 
 
 def _pace() -> float:

@@ -54,6 +54,7 @@ class Namespace:
             expired=expired,
             max_age=max_age,
             sync_data=sync_data,
+            patience=0.0,
         )
 
     def totals(self) -> list[int]:

@@ -560,7 +560,7 @@ def test_explain_tells_condition_hash_threshold_and_variant(informed: dict[str, 
     assert "hash        937582890 of 4294967296, as a share 0.2182" in told
     assert "control      0.5    hashes below 2147913145  <- the hash" in told
     assert "decided by  hash\nvariant     control\nevent       visit, variant control\n" in told
-    assert "settings generation 1, from 0 s ago" in told or "from 1 s ago" in told or "from 2 s ago" in told
+    assert re.search(r"settings generation 1, from \d+ s ago", told)
     told = hypotest(informed, "explain", "button", "--user-id", "u1", "--override", "b")
     assert "decided by  override\nvariant     b\n" in told
     assert "decided by  no id" in hypotest(informed, "explain", "button")

@@ -111,6 +111,27 @@ def test_an_end_without_exit_handlers_loses_nothing(server: ServerProcess, tmp_p
     expect_each_once(server, "last", n=1)
 
 
+def test_a_host_that_closes_all_descriptors_loses_nothing(server: ServerProcess, tmp_path: Path) -> None:
+    """As one does that becomes a daemon: with them go the locks, and the leader takes the file for an orphan's."""
+    env = sdk_env(server, tmp_path / "state", send_interval=0.1)
+    source = """
+keep("before", 1)
+assert hypotest.flush(20)
+os.closerange(3, 1000)
+for n in range(16):
+    keep(f"after{n}", 1)
+    time.sleep(0.3)
+assert hypotest.flush(20)
+status = hypotest.status()
+assert (status.accepted, status.delivered, status.pending) == (17, 17, 0), status
+assert not any(status.dropped.values()), status
+"""
+    with Script(LEADS, env) as leading:
+        leading.wait_for("leads")
+        run(source, {**env, "HT_LEADER": "off"})
+        expect_each_once(server, "before", *(f"after{n}" for n in range(16)), n=1)
+
+
 def test_flush_events_leaves_nothing_behind(server: ServerProcess, tmp_path: Path) -> None:
     """With flush_events an orderly exit right after the first call delivers what the process accepted."""
     run('keep("only")', sdk_env(server, tmp_path / "state", flush_events="true", send_interval=60))
