@@ -74,6 +74,10 @@ class TransportError(HypotestError):
         self.retry_after = retry_after
 
 
+class TimedOut(TransportError):
+    """The connection stood, and there was no answer in time: what was sent may be too much for the line."""
+
+
 class Unauthorized(TransportError):
     """The server refused the token (401, 403)."""
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from collections.abc import Callable, Iterable
 
 from hypotest import log, pace
 from hypotest.backlog import DELIVERED, Backlog, Batch, Fate
-from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError
+from hypotest.errors import PayloadRejected, PayloadTooLarge, TimedOut, TransportError
 from hypotest.events import sent
 from hypotest.transport import Transport
 
 MAX_EVENTS = 1000
 MAX_BYTES = 512 << 10
+_MOST_HALVINGS = 6
+_QUICK = 2.0
 _PROBES = 32
 _RUN = 100
 
@@ -23,12 +26,16 @@ class Sender:
 
     Attributes:
         full: whether the last batch was as large as one may be, so that more may wait.
+
+    On a line that cannot carry a whole batch in time none would ever arrive: each that is not answered in time halves
+    the next one, down to 15 events; each that is acknowledged within two seconds doubles it.
     """
 
     def __init__(self, transport: Transport, backlog: Backlog) -> None:
         self._transport = transport
         self._backlog = backlog
         self.full = False
+        self._halvings = 0
 
     def drain_once(self) -> int:
         """Sends one batch.
@@ -40,14 +47,21 @@ class Sender:
             TransportError: nothing of the batch was acknowledged, or a part of it only before the server went away or
                 asked for patience. The rest stays where it is.
         """
-        batch = self._backlog.claim(MAX_EVENTS, MAX_BYTES)
-        self.full = len(batch.ids) >= MAX_EVENTS or batch.size >= MAX_BYTES
+        most_events, most_bytes = MAX_EVENTS >> self._halvings, MAX_BYTES >> self._halvings
+        batch = self._backlog.claim(most_events, most_bytes)
+        self.full = len(batch.ids) >= most_events or batch.size >= most_bytes
         if not batch.ids:
             return 0
+        began = time.monotonic()
         try:
             self._send(batch.ids, batch.payloads)
+        except TimedOut:
+            self._halvings = min(self._halvings + 1, _MOST_HALVINGS)
+            raise
         except (PayloadTooLarge, PayloadRejected) as refusal:
             return self._settle_parts(batch, refusal)
+        if time.monotonic() - began < _QUICK:
+            self._halvings = max(self._halvings - 1, 0)
         return self._backlog.settle(batch, [DELIVERED] * len(batch.ids))
 
     def _settle_parts(self, batch: Batch, refusal: TransportError) -> int:

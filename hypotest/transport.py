@@ -30,7 +30,7 @@ from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError
 
 from hypotest.config import SDK_TYPE, VERSION, Config
-from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError, Unauthorized
+from hypotest.errors import PayloadRejected, PayloadTooLarge, TimedOut, TransportError, Unauthorized
 
 SETTINGS_PATH = "/v1/all_series_tests"
 EVENTS_PATH = "/v1/events"
@@ -201,6 +201,7 @@ class HttpTransport:
         data: bytes | None = None,
     ) -> tuple[int, bytes, requests.structures.CaseInsensitiveDict[str]]:
         url, trouble, outer = self._config.server_url, "", sys.exc_info()[1]
+        kind = TransportError
         if not (url.startswith("https:") or self._config.allow_http or _is_loopback(url)):
             raise TransportError(f"{url} is not https; allow_http=True or HT_ALLOW_HTTP=true permits it all the same")
         try:
@@ -220,10 +221,12 @@ class HttpTransport:
             # The class and the cause only: the whole text of a requests error runs over three lines.
             chain = _chain(error, outer)
             trouble = self._shown(_cause(chain[-1]))
+            if isinstance(chain[-1], TimeoutError) and not isinstance(error, requests.ConnectTimeout):
+                kind = TimedOut
             _clear_frames(chain)
             del chain  # a cycle: they know this frame
         if trouble:  # out here without a context: a reporter that shows locals would find the token in its frames
-            raise TransportError(f"no answer: {trouble}")
+            raise kind(f"no answer: {trouble}")
         self._gzip = _accepts_gzip(response.headers.get("Accept-Encoding", ""))
         said = f"{response.reason}: {body[:_MAX_BODY_SEARCHED].decode('utf-8', 'replace')}"
         _raise_for_status(response, f"HTTP {response.status_code} {self._shown(said)}")

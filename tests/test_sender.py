@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -217,6 +218,33 @@ def test_an_outage_in_the_middle_of_a_split(home: Namespace, host: Picky) -> Non
     host.answer = judge
     assert sender(home, host.url).drain_once() == 100 - settled
     assert host.numbers() == list(range(100))
+
+
+def test_a_line_too_thin_for_a_whole_batch(home: Namespace, host: Picky) -> None:
+    """What cannot be carried in time is sent in smaller batches, until some arrive; then they grow again."""
+    sizes: list[int] = []
+
+    def thin(exchange: Exchange) -> None:
+        sizes.append(len(json.loads(exchange.asked.body)["events"]))
+        if sizes[-1] > 100:
+            host.ending.wait()
+        host.judge(exchange)
+
+    host.answer = thin
+    append(home, *range(MAX_EVENTS))
+    leader = home.backlog()
+    leader.scan()
+    sending = Sender(HttpTransport(Config(token="token", server_url=host.url, connection_timeout=0.05)), leader)
+    for _ in range(60):
+        with contextlib.suppress(TransportError):
+            sending.drain_once()
+    assert sizes[:5] == [1000, 500, 250, 125, 62]
+    assert len(set(host.ids())) == len(host.taken) == MAX_EVENTS
+    host.answer = host.judge
+    append(home, *range(2 * MAX_EVENTS))
+    leader.scan()
+    sizes = [sending.drain_once() for _ in range(5)]
+    assert max(sizes) == MAX_EVENTS
 
 
 def test_the_key_follows_from_the_ids(home: Namespace, host: Picky) -> None:

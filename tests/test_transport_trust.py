@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pytest
 
 from hypotest.config import Config
-from hypotest.errors import TransportError
+from hypotest.errors import TimedOut, TransportError
 from hypotest.transport import HttpTransport
 from tests.http_host import Exchange, HttpHost
 from tests.test_transport import TOKEN, _no_proxy, client, fails, host
@@ -54,14 +54,14 @@ def test_a_slow_drip(host: HttpHost, part: str) -> None:
         exchange.hang_up()
 
     host.answer = drip
-    assert "drips" in str(fails(brief(host.url)))
-    assert "drips" in str(fails(brief(host.url), send=False))
+    assert "drips" in str(fails(brief(host.url), TimedOut))
+    assert "drips" in str(fails(brief(host.url), TimedOut, send=False))
 
 
 def test_no_answer_at_all(host: HttpHost) -> None:
     """A server that accepts and says nothing is given up after the timeout."""
     host.answer = lambda _: host.ending.wait()  # type: ignore[assignment,return-value]
-    assert "no answer" in str(fails(brief(host.url)))
+    assert "no answer" in str(fails(brief(host.url), TimedOut))
 
 
 @pytest.mark.parametrize("send", [True, False])

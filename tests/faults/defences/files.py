@@ -235,7 +235,7 @@ FAULTS = [
         test="tests/faults/test_corruption.py::test_no_damage_misleads_or_stops_a_reader[control page-extreme words]",
         figure="9,456 flipped bits, 2,774 extremes: somebody leads",
         removals=(
-            Removal("hypotest/leader.py", "except (OSError, OverflowError) as error:", "except OSError as error:"),
+            Removal("hypotest/watch.py", "except (OSError, OverflowError) as error:", "except OSError as error:"),
         ),
     ),
     Fault(

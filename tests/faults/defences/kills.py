@@ -242,7 +242,7 @@ FAULTS: list[Fault] = [
     ),
     Fault(
         "a host closes all descriptors, as one does that becomes a daemon, and goes on making events",
-        "with them go the locks: the leader, who would take its file for an orphan's, keeps it while its writer may live",
+        "with them go the locks; the leader keeps a file that looks like an orphan's while its writer may live",
         "tests/test_kill.py::test_a_host_that_closes_all_descriptors_loses_nothing",
         "17 of 17 delivered, counted once; before, up to 5 of 18 lost",
         (Removal("hypotest/backlog.py", "crowded or not source.may_be_written(self._patience)", "True"),),

@@ -44,6 +44,13 @@ FAULTS: list[Fault] = [
         removals=(_TURN,),
     ),
     Fault(
+        fault="A line too thin to carry a whole batch in time",
+        happens="Each batch that is not answered in time halves the next, down to 15 events; then they grow again",
+        test="tests/test_sender.py::test_a_line_too_thin_for_a_whole_batch",
+        figure="40,000 bytes/s: 1,500 of 1,500 events delivered; before, none, for ever",
+        removals=(Removal("hypotest/sender.py", "min(self._halvings + 1, _MOST_HALVINGS)", "0"),),
+    ),
+    Fault(
         fault="Events come all the time, some during each request",
         happens="A round sends what was there when it began, in full batches and one more; the rest an interval later",
         test="tests/test_sender.py::test_a_round_takes_what_was_there_and_not_what_comes_meanwhile",
