@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import resource
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from hypotest.control import LIVED, SPOOL_BYTES, ControlPage
 from hypotest.durability import Durability
 from hypotest.errors import CorruptFile
 from hypotest.header import DONE, FINISHED, FIRST_SEEN, GIVEN_UP, OFFSET, ONE, PID, POSITION, SMALLEST_FRAME, SUFFIX
+from hypotest.platform import pread
 from hypotest.quarantine import Quarantine
 from hypotest.segment import Segment
 from hypotest.statedir import StateDir
@@ -159,6 +161,7 @@ class Backlog:
         self._most_open = _most_open()
         self._folding = threading.RLock()  # held across stores only, never across I/O
         self._closed = False
+        self._ageing: set[str] = set()
         self.crowded = False
 
     def close(self) -> None:
@@ -205,6 +208,8 @@ class Backlog:
                         self._admit(entry.path, own)
         if may_retire:
             self._retire_settled()
+        if not self.crowded:
+            self._ageing.clear()
 
     def _retire_settled(self) -> None:
         for path, source in list(self._sources.items()):
@@ -263,10 +268,12 @@ class Backlog:
         return True
 
     def _admit(self, path: str, own: Mapping[str, Segment]) -> None:
-        if path in self._sources or self.crowded:  # where thousands wait, each would ask 128 others for room
+        if path in self._sources:
             return
-        if not self._make_room():
+        if self.crowded or not self._make_room():  # once crowded, thousands would each ask 128 others for room
             self.crowded = True
+            if path not in own:
+                self._begin_to_age(path)
             return
         source = self._source_of(path, own.get(path))  # once: the writer may finish it at any moment
         if source is None:
@@ -282,6 +289,18 @@ class Backlog:
         if not 0 < source.segment.words[FIRST_SEEN] <= lived:
             source.segment.words[FIRST_SEEN] = lived % (1 << 64)
         self._sources[path] = source
+
+    def _begin_to_age(self, path: str) -> None:
+        """Writes down that a segment was seen which there is no room for yet: all grow old at the same time."""
+        if path in self._ageing:
+            return
+        self._ageing.add(path)
+        fd = platform.open_own(path, os.O_RDWR)
+        try:
+            if pread(fd, 8, 8 * FIRST_SEEN) == bytes(8):
+                os.pwrite(fd, (self._control.words[LIVED] + 1).to_bytes(8, sys.byteorder), 8 * FIRST_SEEN)
+        finally:
+            os.close(fd)
 
     def _source_of(self, path: str, held: Segment | None) -> _Source | None:
         """A segment that waits, or nothing where there is nothing to do with it yet, or never."""

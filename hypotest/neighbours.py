@@ -1,11 +1,16 @@
-"""The namespaces of other tokens and servers: nothing of theirs is delivered, but it is reported, and it ages."""
+"""The namespaces that nobody leads: nothing of theirs is delivered here, but it is reported, and it ages.
+
+Those of other tokens and servers; and our own in another state directory, which was in use while this one could not be.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
+from collections.abc import Iterator
 
-from hypotest import accounts, control, log
+from hypotest import accounts, control, log, statedir
 from hypotest.backlog import Backlog
 from hypotest.control import LIVED
 from hypotest.events import is_older
@@ -18,7 +23,7 @@ _TELL_EVERY = 3600.0
 
 
 def visit(post: Post, passed: int) -> int:
-    """Looks after every other namespace of this state directory that has no leader of its own.
+    """Looks after every other namespace of this user that has no leader of its own.
 
     Args:
         post: our own namespace; events over its `max_event_age` are dropped by count there, too.
@@ -28,7 +33,7 @@ def visit(post: Post, passed: int) -> int:
         The number of events that wait there.
     """
     waiting: dict[StateDir, int] = {}
-    for other in post.state.others():
+    for other in (*post.state.others(), *_elsewhere(post)):
         lock = LeaderLock(other.lock)
         with contextlib.suppress(OSError):
             if not lock.acquire():
@@ -40,6 +45,15 @@ def visit(post: Post, passed: int) -> int:
                 lock.release()
     if waiting and post.page.turn("neighbours", _TELL_EVERY):  # once for the host, however many leaders there are
         for other, pending in waiting.items():
+            if other.namespace == post.state.namespace:
+                log.line(
+                    log.WARNING,
+                    "%d events of this token and server wait in another state directory;"
+                    " `HT_STATE_DIR=%s hypotest drain` delivers them",
+                    pending,
+                    other.root,
+                )
+                continue
             log.line(
                 log.WARNING,
                 "%d events of another token or server wait in %s; `hypotest drain --server-url %s`, with their token in"
@@ -49,6 +63,15 @@ def visit(post: Post, passed: int) -> int:
                 server_of(other) or "URL",
             )
     return sum(waiting.values())
+
+
+def _elsewhere(post: Post) -> Iterator[StateDir]:
+    """The state of our own token and server in the other directories that would be used if ours could not be."""
+    for root in statedir.candidates(post.config.state_dir, os.environ):
+        with contextlib.suppress(OSError):
+            found = statedir.examine(root, post.state.namespace) if root != post.state.root else None
+            if found is not None:
+                yield found
 
 
 def _look_after(other: StateDir, post: Post, passed: int) -> int:

@@ -100,6 +100,40 @@ def test_events_of_another_namespace_age_by_both_clocks(tmp_path: Path) -> None:
     assert survey(other, {}).counters[10] == 2
 
 
+def test_more_files_than_a_leader_has_open_age_at_the_same_time(tmp_path: Path) -> None:
+    """Of hundreds of files under an old token all begin to grow old when they are there, not when there is room."""
+    mine, other = (statedir.prepare(str(tmp_path / "state"), name * 32) for name in "ab")
+    control.open_control(other.path)
+    for _ in range(300):
+        spool = Spool(other.spool, 1 << 30, lambda: 0)
+        spool.append(event(2000.0))
+        spool.close()
+    post = Post(Config(max_event_age=1000.0), mine, control.open_control(mine.path), dict, lambda _name, _run: None)
+    assert neighbours.visit(post, 0) == 300
+    left = [neighbours.visit(post, 1200)] + [neighbours.visit(post, 0) for _ in range(3)]
+    assert left[-1] == 0, left
+
+
+def test_events_in_another_state_directory_are_reported_and_age(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that was used while the one that is named could not be: nobody leads there any more."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "named"))
+    mine = statedir.prepare(str(tmp_path / "named"), "a" * 32)
+    other = statedir.prepare(f"{home}/.local/state/hypotest", "a" * 32)
+    control.open_control(other.path)
+    spool = Spool(other.spool, 1 << 30, lambda: 0)
+    spool.append(event(2000.0))
+    spool.close()
+    post = Post(Config(max_event_age=1000.0), mine, control.open_control(mine.path), dict, lambda _name, _run: None)
+    assert neighbours.visit(post, 0) == 1
+    assert f"`HT_STATE_DIR={other.root} hypotest drain` delivers them" in caplog.text
+    assert neighbours.visit(post, 1200) == 0
+
+
 def test_a_lagging_settle_changes_nothing_after_a_handover(server: ServerProcess, tmp_path: Path) -> None:
     """A leader that signs off while its sender waits for an answer leaves the batch to the next one."""
     source = f"""

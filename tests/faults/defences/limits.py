@@ -158,4 +158,24 @@ FAULTS: list[Fault] = [
             Removal("hypotest/statedir.py", "        os.chmod(path, 0o700)  # the umask", "        # the umask"),
         ),
     ),
+    Fault(
+        fault="Hundreds of files wait that nobody delivers, more than a leader has open",
+        happens="All grow old at the same time, and are dropped by count once they are over `max_event_age`",
+        test="tests/test_outage.py::test_more_files_than_a_leader_has_open_age_at_the_same_time",
+        figure="300 files: dropped in 3 visits; before, 128 in each max_event_age",
+        removals=(
+            Removal("hypotest/backlog.py", "                self._begin_to_age(path)\n", "                pass\n"),
+        ),
+    ),
+    Fault(
+        fault="The state directory that is named cannot be used for a while, such as by a late mount",
+        happens="The next one is used until the process ends; what is left there is reported each hour, and ages",
+        test="tests/test_outage.py::test_events_in_another_state_directory_are_reported_and_age",
+        figure="1 line, which tells the command that delivers them",
+        removals=(
+            Removal(
+                "hypotest/neighbours.py", "in (*post.state.others(), *_elsewhere(post)):", "in post.state.others():"
+            ),
+        ),
+    ),
 ]
