@@ -11,6 +11,7 @@ import pwd
 import stat
 from _blake2 import blake2b  # hashlib, which has the same, loads OpenSSL: a tenth of what our import may cost
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from hypotest import interrupts, platform
 from hypotest.errors import StorageError
@@ -97,14 +98,17 @@ def of_systemd(environ: Mapping[str, str]) -> str | None:
 
 def _home(environ: Mapping[str, str]) -> str | None:
     """HOME if it is the effective user's own, else the passwd entry's: HOME is often stale after a privilege drop."""
-    homes = [environ.get("HOME", "")]
-    with interrupts.suppress(KeyError):
-        homes.append(pwd.getpwuid(os.geteuid()).pw_dir)
-    for home in homes:
-        with interrupts.suppress(OSError):
+    for find in (lambda _: environ.get("HOME", ""), _home_of):
+        with interrupts.suppress(OSError, KeyError):
+            home = find(os.geteuid())
             if home.startswith("/") and os.stat(home).st_uid == os.geteuid():
                 return home
     return None
+
+
+@lru_cache(maxsize=4)  # the leader asks each minute, and the answer may come over a network
+def _home_of(user: int) -> str:
+    return pwd.getpwuid(user).pw_dir
 
 
 def prepare(root: str, namespace: str) -> StateDir:

@@ -181,6 +181,7 @@ def test_a_home_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     def unknown(_uid: int) -> None:
         raise KeyError
 
+    statedir._home_of.cache_clear()
     monkeypatch.setattr(statedir.pwd, "getpwuid", unknown)
     assert list(candidates(None, {"HOME": str(tmp_path / "gone")})) == [FALLBACK]
     assert list(candidates(None, {"HOME": "relative"})) == [FALLBACK]
