@@ -18,7 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stress.bench import peers
 from stress.bench.row import Row
+from stress.bench.sink import Sink
 from tests.processes import run, sdk_env
 from tests.server_process import ServerProcess
 
@@ -73,6 +75,15 @@ CALLS = {
     "kpi": "kpi_event()",
 }
 IMPORT = "import"
+_YARDSTICK = "eppo-server-sdk"
+_PEER = """
+import os, sys
+from stress.bench.contender import ALL
+call = ALL[sys.argv[1]].make(sys.argv[2], 1)
+for n in range(int(sys.argv[3])):
+    call("user-1")
+os._exit(0)
+"""
 
 
 def missing() -> str:
@@ -85,12 +96,17 @@ def measure() -> Iterator[Row]:
     if missing():
         print(f"instructions: {missing()}")
         return
-    found = ratios((*CALLS, IMPORT))
+    found, reference = _counted((*CALLS, IMPORT))
     for name, words in CALLS.items():
-        what = f"instructions of {words}"
-        yield Row("instructions", what, found[name], "", to="a fixed piece of Python", ratio=found[name])
+        what, ratio = f"instructions of {words}", found[name] / reference
+        yield Row("instructions", what, found[name], "", to="a fixed piece of Python", ratio=ratio)
     what = "instructions of import hypotest"
-    yield Row("instructions", what, found[IMPORT], "", to="those of a bare start", ratio=found[IMPORT])
+    yield Row("instructions", what, found[IMPORT], "", to="a bare start, which is 1", ratio=found[IMPORT])
+    if any(peer.name == _YARDSTICK and not peers.missing(peer) for peer in peers.PEERS):
+        theirs = _peers()
+        for name, words in CALLS.items():
+            what, to = f"the same of {words}, beside a peer's", f"{_YARDSTICK}: {theirs:,.0f}"
+            yield Row("instructions", what, found[name], "", to=to, ratio=found[name] / theirs)
 
 
 def ratios(names: Iterable[str]) -> dict[str, float]:
@@ -99,6 +115,19 @@ def ratios(names: Iterable[str]) -> dict[str, float]:
     Args:
         names: of CALLS and IMPORT; `longer` is the exposure and about a tenth more, for a guard to see.
     """
+    found, reference = _counted(names)
+    return {name: count if name == IMPORT else count / reference for name, count in found.items()}
+
+
+def _peers() -> float:
+    """The instructions of the yardstick's call."""
+    with Sink() as sink:
+        few, many = (_count(_PEER, _YARDSTICK, sink.url, str(calls), env=dict(os.environ)) for calls in (500, 10_500))
+    return (many - few) / 10_000
+
+
+def _counted(names: Iterable[str]) -> tuple[dict[str, float], float]:
+    """The instructions of calls, those of the import as a ratio to a bare start, and those of the reference."""
     found = {}
     with tempfile.TemporaryDirectory() as directory, ServerProcess(Path(directory)) as server:
         env = sdk_env(server, Path(directory) / "state", leader="off") | {"PYTHONHASHSEED": "0"}
@@ -119,8 +148,8 @@ def ratios(names: Iterable[str]) -> dict[str, float]:
                 bare = _count("pass", env=alone, options=("-S",))
                 found[name] = (_count("import hypotest", env=alone, options=("-S",)) - bare) / bare
             else:
-                found[name] = (taken(name) - empty) / reference
-    return found
+                found[name] = taken(name) - empty
+    return found, reference
 
 
 def _count(code: str, *words: str, env: dict[str, str], options: tuple[str, ...] = ()) -> int:
