@@ -190,6 +190,7 @@ class FileBytes:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._identity = os.fstat(fd)[1:3]
 
     def disown(self) -> None:
         """Makes each further read and write fail."""
@@ -203,6 +204,9 @@ class FileBytes:
         return found
 
     def __setitem__(self, part: slice, data: bytes) -> None:
+        if os.fstat(self._fd)[1:3] != self._identity:
+            # A host that becomes a daemon closes all descriptors, and the number may be of a file of its own by now.
+            raise OSError(errno.EBADF, "the descriptor is another file's")
         written = os.pwrite(self._fd, data, part.start)
         if not written:
             raise OSError(errno.ENOSPC, "short write: the disk is full")

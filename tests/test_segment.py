@@ -324,6 +324,19 @@ def test_a_descriptor_that_the_host_has_closed_is_not_closed_again(tmp_path: Pat
         os.fstat(theirs.fileno())
 
 
+def test_nothing_is_written_to_a_file_of_the_host(tmp_path: Path) -> None:
+    """Where segments are not mapped, a number that the host has closed and uses again is not written to."""
+    held = create(tmp_path, mapped=False)
+    os.close(held.fd)
+    with open(tmp_path / "theirs", "w+b") as theirs:
+        assert theirs.fileno() == held.fd
+        with pytest.raises(OSError, match="another file's"):
+            put(held, b"x")
+        theirs.flush()
+    assert (tmp_path / "theirs").read_bytes() == b""
+    del held
+
+
 def test_accounts_follow_from_the_positions(tmp_path: Path) -> None:
     """Delivered is what was settled and not dropped; refusals stand by themselves; taken-over counts add."""
     held = create(tmp_path)
