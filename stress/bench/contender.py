@@ -72,9 +72,11 @@ class Contender:
         finally:
             self._signal(signal.SIGKILL)
 
-    def measure(self, calls: int) -> float:
-        """Makes so many calls; returns what one took, in us."""
+    def measure(self, calls: int, core: int | None = None) -> float:
+        """Makes so many calls, on a core if one is given; returns what one took, in us."""
         assert self._process.stdin is not None
+        if core is not None:  # its main thread; others of the client's stay where they like
+            os.sched_setaffinity(self._process.pid, {core})
         self._signal(signal.SIGCONT)
         try:
             self._process.stdin.write(f"{calls}\n")
