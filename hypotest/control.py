@@ -97,7 +97,7 @@ class ControlPage:
             self._map = platform.map_file(fd, SIZE)
         finally:
             os.close(fd)
-        self._file = found.st_dev, found.st_ino
+        self._file = platform.file_of(found)
         self.words = memoryview(self._map).cast("Q")
 
     def sync(self, sync_data: Callable[[int], None]) -> None:
@@ -119,7 +119,7 @@ class ControlPage:
         except OSError as error:
             interrupts.let_through(error)
             return True
-        return (named.st_dev, named.st_ino) != self._file
+        return platform.file_of(named) != self._file
 
     def kick(self) -> None:
         """Wakes the leader."""

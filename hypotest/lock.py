@@ -21,9 +21,9 @@ def abandon_inherited() -> None:
     To unlock them would take the locks from the parent. Checked first: the child may have reused the numbers.
     """
     while _open:
-        fd, identity = _open.popitem()
+        fd, file = _open.popitem()
         with interrupts.suppress(OSError):
-            if _identity(os.fstat(fd)) == identity:
+            if platform.is_open_on(fd, file):
                 os.close(fd)
 
 
@@ -37,7 +37,7 @@ class LeaderLock:
     def __init__(self, path: str) -> None:
         self.path = path
         self._fd = -1
-        self._identity = (0, 0)
+        self._file = (0, 0)
         self._pid = 0
 
     def acquire(self) -> bool:
@@ -47,7 +47,7 @@ class LeaderLock:
             OSError: the file cannot be opened or locked.
         """
         fd = platform.open_own(self.path, os.O_RDWR | os.O_CREAT)
-        self._identity = _open[fd] = _identity(os.fstat(fd))
+        self._file = _open[fd] = platform.file_of(os.fstat(fd))
         self._fd, self._pid = fd, os.getpid()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,7 +64,8 @@ class LeaderLock:
     def held(self) -> bool:
         """Whether the lock is held, and on the file its path names: an unlinked file permits a second leader."""
         with interrupts.suppress(OSError):
-            return self._fd >= 0 and _identity(os.stat(self.path)) == _identity(os.fstat(self._fd)) == self._identity
+            named = platform.file_of(os.stat(self.path))
+            return self._fd >= 0 and named == self._file and platform.is_open_on(self._fd, self._file)
         return False
 
     def release(self) -> None:
@@ -73,7 +74,7 @@ class LeaderLock:
         if fd < 0 or _open.pop(fd, None) is None:
             return
         with interrupts.suppress(OSError):
-            if _identity(os.fstat(fd)) == self._identity:  # a host that closes all descriptors uses the number again
+            if platform.is_open_on(fd, self._file):
                 if self._pid == os.getpid():
                     # Not by closing alone: a child that was forked without hooks, and is idle, has the descriptor too.
                     fcntl.flock(fd, fcntl.LOCK_UN)
@@ -82,7 +83,3 @@ class LeaderLock:
     def forget(self) -> None:
         """In a child: the descriptor is the parent's, and closed by `abandon_inherited`."""
         self._fd = -1
-
-
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino

@@ -53,6 +53,20 @@ def _is_own_file(found: os.stat_result) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
 
 
+def file_of(found: os.stat_result) -> tuple[int, int]:
+    """Which file that is: its device and inode."""
+    return found.st_dev, found.st_ino
+
+
+def is_open_on(fd: int, file: tuple[int, int]) -> bool:
+    """Whether a descriptor is still of that file: a host that becomes a daemon closes all, and uses their numbers."""
+    try:
+        return file_of(os.fstat(fd)) == file
+    except OSError as error:
+        let_through(error)
+        return error.errno != errno.EBADF
+
+
 class ProcessGuard:
     """Reads 1 in the process that made it and anything else in a child, without a fork hook.
 
@@ -190,7 +204,7 @@ class FileBytes:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._identity = os.fstat(fd)[1:3]
+        self._file = file_of(os.fstat(fd))
 
     def disown(self) -> None:
         """Makes each further read and write fail."""
@@ -204,8 +218,7 @@ class FileBytes:
         return found
 
     def __setitem__(self, part: slice, data: bytes) -> None:
-        if os.fstat(self._fd)[1:3] != self._identity:
-            # A host that becomes a daemon closes all descriptors, and the number may be of a file of its own by now.
+        if not is_open_on(self._fd, self._file):
             raise OSError(errno.EBADF, "the descriptor is another file's")
         written = os.pwrite(self._fd, data, part.start)
         if not written:

@@ -78,7 +78,7 @@ class Segment:
     Attributes:
         name: the file's name without directory and suffix.
         map: its bytes; a leader maps no more than the header. words: the same as u64 words.
-        identity: device and inode of the file; (0, 0) before it is attached.
+        file: its device and inode; (0, 0) before it is attached.
         seed: of its checksums.
         stem: the name that it was made with.
         named: whether a segment of this process has its name already: before, it is not where that says.
@@ -90,8 +90,8 @@ class Segment:
     __slots__ = (
         "__weakref__",
         "fd",
+        "file",
         "full",
-        "identity",
         "instance",
         "map",
         "mended",
@@ -111,7 +111,7 @@ class Segment:
         self.path = path
         self.name = os.path.basename(path).removesuffix(SUFFIX)
         self.fd = -1
-        self.identity = (0, 0)
+        self.file = (0, 0)
         self.named = False
         self.writer: ReferenceType[Writer] | None = None
         self.opened = time.monotonic()
@@ -136,7 +136,7 @@ class Segment:
         self.instance, self.stem = found.instance.hex(), found.stem
         self.mended = found.is_damaged(head)
         found_file = os.fstat(fd)
-        size, self.identity = found_file.st_size, (found_file.st_dev, found_file.st_ino)
+        size, self.file = found_file.st_size, platform.file_of(found_file)
         self.map: mmap.mmap | FileBytes
         self.words: memoryview | FileWords
         if size == self.full and self.full % 8 == 0:
@@ -155,13 +155,7 @@ class Segment:
             os.close(fd)
 
     def _has(self, fd: int) -> bool:
-        """Whether a descriptor is still of this file: a host that becomes a daemon closes all, and uses the numbers."""
-        try:
-            found = os.fstat(fd)
-        except OSError as error:
-            interrupts.let_through(error)
-            return error.errno != errno.EBADF
-        return self.identity in ((0, 0), (found.st_dev, found.st_ino))
+        return self.file == (0, 0) or platform.is_open_on(fd, self.file)
 
     def in_place(self) -> bool:
         """Whether the file is still where its path says, and the descriptor is of it."""
@@ -174,7 +168,7 @@ class Segment:
         except OSError as error:
             interrupts.let_through(error)
             return not isinstance(error, (FileNotFoundError, NotADirectoryError))
-        return (named.st_dev, named.st_ino) == self.identity
+        return platform.file_of(named) == self.file
 
     def close(self) -> None:
         """Gives up mapping, descriptor and with them the lock. What is in the file stays.

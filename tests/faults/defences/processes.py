@@ -56,9 +56,9 @@ FAULTS = [
                 "            atexit.register(words.__setitem__, POSITION, position + ONE + (length + 15 & -8))\n",
             ),
             Removal(
-                "hypotest/backlog.py",
-                "        return end if source.orphan else min(end, source.segment.position() & OFFSET)\n",
-                "        return min(end, source.segment.position() & OFFSET)\n",
+                "hypotest/source.py",
+                "        return end if self.orphan else min(end, self.segment.position() & OFFSET)\n",
+                "        return min(end, self.segment.position() & OFFSET)\n",
             ),
         ),
     ),
@@ -245,7 +245,7 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/backlog.py",
-                "in batch.parts if not self._closed else ():",
+                "in batch.parts if not self._totals.closed() else ():",
                 "in batch.parts:",
             ),
         ),
@@ -264,7 +264,7 @@ FAULTS = [
         figure="counted once",
         removals=(
             Removal(
-                "hypotest/backlog.py",
+                "hypotest/retirement.py",
                 "        for name in folded:\n",
                 "        for name in ():\n",
             ),
@@ -326,8 +326,8 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/lock.py",
-                "            if _identity(os.fstat(fd)) == self._identity:  #",
-                "            if fd:  #",
+                "            if platform.is_open_on(fd, self._file):\n",
+                "            if fd:\n",
             ),
         ),
     ),
@@ -349,7 +349,7 @@ FAULTS = [
         figure="20 of 20 files counted once; before, up to 15 of 1,548 events twice",
         removals=(
             Removal(
-                "hypotest/backlog.py",
+                "hypotest/retirement.py",
                 "            if not self._closed:\n                self._control.fold",
                 "            if name:\n                self._control.fold",
             ),
@@ -385,8 +385,8 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/segment.py",
-                "        return self.identity in ((0, 0), (found.st_dev, found.st_ino))",
-                "        return found.st_dev > 0",
+                "        return self.file == (0, 0) or platform.is_open_on(fd, self.file)",
+                "        return True",
             ),
         ),
     ),
@@ -395,7 +395,7 @@ FAULTS = [
         happens="Nothing is written to a file of the host's: the event is refused, and the next file takes the others",
         test="tests/test_segment.py::test_nothing_is_written_to_a_file_of_the_host",
         figure="0 bytes",
-        removals=(Removal("hypotest/platform.py", "if os.fstat(self._fd)[1:3] != self._identity:", "if False:"),),
+        removals=(Removal("hypotest/platform.py", "if not is_open_on(self._fd, self._file):", "if False:"),),
     ),
     Fault(
         fault="config() is called again and again in a host that has switched the collector of garbage off",
