@@ -1,4 +1,4 @@
-"""The leader's side of the spool: claim events in batches, settle them, retire segments whose writer is gone.
+"""The leader's side of the spool: admit segments, claim their events in batches, and settle these.
 
 There is no ledger: what is settled stands in each segment's header and is written after the server's answer, so a crash
 resends, and the event ids make that harmless.
@@ -11,7 +11,6 @@ import errno
 import os
 import resource
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,55 +19,25 @@ from hypotest import accounts, header, log, pace, platform, segment
 from hypotest.control import LIVED, SPOOL_BYTES, ControlPage
 from hypotest.durability import Durability
 from hypotest.errors import CorruptFile
-from hypotest.header import DONE, FINISHED, FIRST_SEEN, GIVEN_UP, OFFSET, ONE, PID, POSITION, SMALLEST_FRAME, SUFFIX
+from hypotest.header import DONE, FINISHED, FIRST_SEEN, OFFSET, ONE, SUFFIX
 from hypotest.platform import pread
 from hypotest.quarantine import Quarantine
+from hypotest.retirement import Retirement, Totals
 from hypotest.segment import Segment
+from hypotest.source import Source
 from hypotest.statedir import StateDir
-from hypotest.watch import may_live
 
 _MAX_OPEN = 128
 _OPEN_SHARE = 8  # of the descriptors that the process may have
 _FEWEST_OPEN = 8
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _DRAFT_AGE = 60.0
-_UNSOUND_PATIENCE = 5.0
 _ORPHAN_PATIENCE = 3.0
 _RUN = 500  # events, between two rests
 
 Fate = str | None
 DELIVERED = ""
 """The fate of an event: DELIVERED, a reason of accounts.DROPS, or None while it is not decided."""
-
-
-@dataclass
-class _Source:
-    """A segment as the leader sees it.
-
-    Attributes:
-        orphan_since: when the lock of its writer was found free.
-        exhausted: whether it is an orphan in which nothing was left to claim.
-    """
-
-    segment: Segment
-    own: bool
-    orphan: bool = False
-    orphan_since: float = 0.0
-    exhausted: bool = False
-    unsound_since: float | None = None
-
-    def is_orphan(self) -> bool:
-        """Whether nobody writes it any more. Once true, stays true, and the lock is held."""
-        if not self.orphan:
-            finished = self.segment.words[FINISHED] == DONE
-            self.orphan = finished or (not self.own and self.segment.lock())
-            self.orphan_since = time.monotonic()
-        return self.orphan
-
-    def may_be_written(self, patience: float) -> bool:
-        """Whether the writer of an orphan may live, and not know yet that it has lost its lock: see `Spool.check`."""
-        waited = self.segment.words[FINISHED] == DONE or time.monotonic() - self.orphan_since > patience
-        return not waited and may_live(self.segment.words[PID])
 
 
 @dataclass
@@ -81,7 +50,7 @@ class _Part:
         payloads: and what they hold.
     """
 
-    source: _Source
+    source: Source
     settled: int
     offsets: list[int] = field(default_factory=list)
     payloads: list[bytes] = field(default_factory=list)
@@ -130,7 +99,7 @@ class Backlog:
         self,
         state: StateDir,
         control: ControlPage,
-        own: Callable[[], Mapping[str, Segment]],
+        own: Mapping[str, Segment],
         *,
         expired: Callable[[bytes], bool],
         max_age: float,
@@ -152,15 +121,14 @@ class Backlog:
         self._state = state
         self._control = control
         self._own = own
-        self._patience = patience
         self._expired = expired
         self._max_age = max_age
         self._quarantine = Quarantine(state.quarantine)
-        self._sources: dict[str, _Source] = {}
+        self._sources: dict[str, Source] = {}
         self._durability = Durability(state, control, _finder(self._sources, own), sync_data)
+        self._totals = Totals(control)
+        self._retirement = Retirement(state, control, self._totals, self._quarantine, self._durability, patience)
         self._most_open = _most_open()
-        self._folding = threading.RLock()  # held across stores only, never across I/O
-        self._closed = False
         self._ageing: set[str] = set()
         self.crowded = False
 
@@ -169,16 +137,11 @@ class Backlog:
 
         Once this returns, nothing is folded any more: the totals are the next leader's.
         """
-        with self._folding:
-            self._closed = True
+        self._totals.close()
 
     def abandon(self) -> None:
         """As `close`, in a child, where the lock may be a dead thread's."""
-        self._closed = True
-
-    def _is_closed(self) -> bool:
-        """A call: of an attribute that was False a moment ago mypy believes that it still is."""
-        return self._closed
+        self._totals.abandon()
 
     def release(self) -> None:
         """Gives up all segments, and with them their locks: another process that leads could take none.
@@ -189,97 +152,41 @@ class Backlog:
 
     def scan(self) -> None:
         """Looks for new segments and retires finished ones."""
-        if self._closed:
+        if self._totals.closed():
             return
-        own = self._own()
         self.crowded = False
         self._quarantine.look_anew()
-        may_retire = self._finish_retirement()
+        may_retire = self._retirement.resume(self._sources)
         if may_retire:
-            self._retire_settled()  # first: what is settled must not be in the way of what waits
+            # First: what is settled must not be in the way of what waits.
+            self._retirement.retire(self._sources, self._most_open)
         with os.scandir(self._state.spool) as entries:
             for entry in entries:
-                if self._is_closed():
+                if self._totals.closed():
                     return
                 with contextlib.suppress(OSError):
                     if entry.name.startswith("."):
                         self._sweep_draft(entry.path, entry.stat(follow_symlinks=False))
                     elif entry.name.endswith(SUFFIX):
-                        self._admit(entry.path, own)
+                        self._admit(entry.path)
         if may_retire:
-            self._retire_settled()
+            self._retirement.retire(self._sources, self._most_open)
         if not self.crowded:
             self._ageing.clear()
 
-    def _retire_settled(self) -> None:
-        for path, source in list(self._sources.items()):
-            if self._is_closed():
-                return
-            try:
-                if not source.segment.in_place():
-                    self._let_go(path, source)
-                elif source.is_orphan():
-                    with contextlib.suppress(OSError):
-                        source.exhausted = not self._next_offset(source)
-                    crowded = len(self._sources) >= self._most_open
-                    if source.exhausted and (crowded or not source.may_be_written(self._patience)):
-                        self._retire(path, source)
-            except OSError as error:  # one that cannot be deleted keeps no other from being sent
-                _cannot_delete(path, error)
-                return
-
-    def _let_go(self, path: str, source: _Source) -> None:
-        """Gives up a segment that somebody else deleted, of which a living writer counts what is lost by itself.
-
-        Or whose descriptor somebody closed: the next scan opens it again.
-        """
-        del self._sources[path]
-        if source.segment.has_name():
-            return
-        if source.segment.words[FINISHED] != GIVEN_UP and source.is_orphan():
-            rows = source.segment.counters()
-            rows[accounts.drop_slot("lost")] += source.segment.unsettled()
-            self._fold("", rows)
-
-    def _fold(self, name: str, rows: Sequence[int]) -> bool:
-        """Adds the counts of a segment to the totals; not if this leadership is over."""
-        with self._folding:
-            if not self._closed:
-                self._control.fold(name, rows)
-            return not self._closed
-
-    def _finish_retirement(self) -> bool:
-        """Deletes the segments that the totals name; returns whether further ones may be folded.
-
-        A leader may have died between a fold and its unlink, or a power cut have undone that. First of all: folds of
-        other segments would make the totals forget which ones they hold already, and these would count twice.
-        """
-        folded, _ = self._control.accounts()
-        for name in folded:
-            path = f"{self._state.spool}/{name}{SUFFIX}"
-            try:
-                os.unlink(path)
-            except (FileNotFoundError, IsADirectoryError):
-                pass
-            except OSError as error:
-                _cannot_delete(path, error)
-                return False
-            self._sources.pop(path, None)
-        return True
-
-    def _admit(self, path: str, own: Mapping[str, Segment]) -> None:
+    def _admit(self, path: str) -> None:
         if path in self._sources:
             return
         if self.crowded or not self._make_room():  # once crowded, thousands would each ask 128 others for room
             self.crowded = True
-            if path not in own:
+            if path not in self._own:
                 self._begin_to_age(path)
             return
-        source = self._source_of(path, own.get(path))  # once: the writer may finish it at any moment
+        source = self._source_of(path, self._own.get(path))  # once: the writer may finish it at any moment
         if source is None:
             return
         if not source.own and source.segment.stem != source.segment.name:
-            self._rename(source.segment, own)
+            self._rename(source.segment)
             return
         if source.segment.mended:
             log.limited(
@@ -302,12 +209,12 @@ class Backlog:
         finally:
             os.close(fd)
 
-    def _source_of(self, path: str, held: Segment | None) -> _Source | None:
+    def _source_of(self, path: str, held: Segment | None) -> Source | None:
         """A segment that waits, or nothing where there is nothing to do with it yet, or never."""
         if held is not None:
-            return _Source(held, own=True) if held.unsettled() or held.words[FINISHED] == DONE else None
+            return Source(held, own=True) if held.unsettled() or held.words[FINISHED] == DONE else None
         try:
-            return _Source(segment.open_segment(path), own=False)
+            return Source(segment.open_segment(path), own=False)
         except FileNotFoundError:
             return None
         except CorruptFile:
@@ -318,7 +225,7 @@ class Backlog:
                 self._give_back_descriptors()
             raise
 
-    def _rename(self, held: Segment, own: Mapping[str, Segment]) -> None:
+    def _rename(self, held: Segment) -> None:
         # It takes the name that its header says. If that one is there, this is a copy, and its events are in the other.
         path = f"{self._state.spool}/{held.stem}{SUFFIX}"
         if not held.lock():
@@ -327,7 +234,7 @@ class Backlog:
             self._quarantine.take(held.path)
         else:
             os.rename(held.path, path)
-            self._admit(path, own)
+            self._admit(path)
 
     def _make_room(self) -> bool:
         if len(self._sources) < self._most_open:
@@ -364,13 +271,13 @@ class Backlog:
                 break
         return batch
 
-    def _take(self, source: _Source, batch: Batch, max_events: int, max_bytes: int) -> bool:
+    def _take(self, source: Source, batch: Batch, max_events: int, max_bytes: int) -> bool:
         """Adds what waits in a segment to a batch; returns whether there was any."""
         if source.exhausted:
             return False
         held = source.segment
         orphan = source.is_orphan()  # before the position is read: what it covers then is all there will be
-        settled, end = held.acknowledged(), self._end(source)
+        settled, end = held.acknowledged(), source.end()
         offset = settled & OFFSET
         part = _Part(source, settled >> 40)
         ageing = self._control.words[LIVED] + 1 - held.words[FIRST_SEEN] >= self._max_age
@@ -383,7 +290,7 @@ class Backlog:
             offsets, payloads = held.frames(offset, end, min(left, _RUN), room)
             pace.rest()
             if not offsets:
-                if not orphan and not self._out_of_patience(source):
+                if not orphan and not source.is_out_of_patience():
                     break
                 offset = held.next_sound(offset, end)
                 continue
@@ -404,31 +311,12 @@ class Backlog:
     def _drop_expired(self, part: _Part, offset: int, end: int) -> int:
         """Settles, as dropped, the events from `offset` on that are too old; returns where the first other one is."""
         held = part.source.segment
-        while not self._closed and (frame := held.read(offset, end)) and self._expired(frame[0]):
+        while not self._totals.closed() and (frame := held.read(offset, end)) and self._expired(frame[0]):
             offset = frame[1]
             part.settled += 1
             held.count(accounts.drop_slot("age"))
             held.acknowledge(part.settled * ONE | offset)
         return offset
-
-    def _end(self, source: _Source) -> int:
-        # After a power cut the position may be older than the frames: an orphan is read to the end of its file.
-        end = source.segment.end()
-        return end if source.orphan else min(end, source.segment.position() & OFFSET)
-
-    def _out_of_patience(self, source: _Source) -> bool:
-        # On a weakly ordered processor the position may be seen before the frame: wait before calling it damaged.
-        now = time.monotonic()
-        source.unsound_since = source.unsound_since or now
-        return now - source.unsound_since > _UNSOUND_PATIENCE
-
-    def _next_offset(self, source: _Source) -> int:
-        """The offset of the next unsettled sound frame, 0 if there is none."""
-        held = source.segment
-        offset, end = held.acknowledged() & OFFSET, self._end(source)
-        if held.read(offset, end) is None:
-            offset = held.next_sound(offset, end)
-        return offset if offset < end else 0
 
     def settle(self, batch: Batch, fates: Sequence[Fate]) -> int:
         """Writes down what became of a batch; within each segment up to the first undecided event.
@@ -441,7 +329,7 @@ class Backlog:
             How many were settled.
         """
         settled = at = 0
-        for part in batch.parts if not self._closed else ():
+        for part in batch.parts if not self._totals.closed() else ():
             held, begin = part.source.segment, at
             at += len(part.offsets)
             own = fates[begin:at]
@@ -455,28 +343,6 @@ class Backlog:
                 held.acknowledge(part.mark(decided))
             settled += decided
         return settled
-
-    def _retire(self, path: str, source: _Source) -> None:
-        self._durability.about_to_fold()
-        held = source.segment
-        written, settled = held.position(), held.acknowledged()
-        missing = (written >> 40) - (settled >> 40)
-        if missing > 0:
-            # The position may be what is damaged: there were no more than fit in what cannot be read.
-            missing = min(missing, held.uncovered(written & OFFSET) // SMALLEST_FRAME)
-        end = ((settled >> 40) + max(0, missing)) * ONE | max(written & OFFSET, settled & OFFSET)
-        if missing > 0:
-            held.count(accounts.drop_slot("corrupt"), missing)
-            held.acknowledge(end)
-        held.words[POSITION] = end
-        if not self._fold(held.name, held.counters()):
-            return
-        with contextlib.suppress(FileNotFoundError):
-            if missing > 0:
-                self._quarantine.take(path, missing)
-            else:
-                os.unlink(path)
-        del self._sources[path]
 
     def expire(self) -> None:
         """Drops, by count, what is over age and would be sent next; sends nothing."""
@@ -514,21 +380,19 @@ class Backlog:
                 return
             _, _, rows = header.guess(segment.read_header(fd))
             rows[accounts.drop_slot("corrupt")] = lost = accounts.pending(rows)
-            if not self._closed:
+            if not self._totals.closed():
                 self._quarantine.take(path, lost)
-                self._fold("", rows)
+                self._totals.fold("", rows)
         finally:
             os.close(fd)
 
 
-def _finder(
-    sources: Mapping[str, _Source], own: Callable[[], Mapping[str, Segment]]
-) -> Callable[[str], Segment | None]:
+def _finder(sources: Mapping[str, Source], own: Mapping[str, Segment]) -> Callable[[str], Segment | None]:
     """What finds the open segment of a path. No method of `Backlog`: a cycle would keep locks until a collection."""
 
     def find(path: str) -> Segment | None:
         source = sources.get(path)
-        return source.segment if source else own().get(path)
+        return source.segment if source else own.get(path)
 
     return find
 
@@ -538,16 +402,6 @@ def _most_open() -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MAX_OPEN if limit == resource.RLIM_INFINITY else limit // _OPEN_SHARE
     return max(_FEWEST_OPEN, min(_MAX_OPEN, most))
-
-
-def _cannot_delete(path: str, error: OSError) -> None:
-    log.limited(
-        log.ERROR,
-        "undeleted",
-        "a file of the spool cannot be deleted; what is in it is sent and counted once: %s: %s",
-        _shown(path),
-        log.shown(error),
-    )
 
 
 def _shown(path: str) -> str:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from hypotest import accounts, control, interrupts, lazy, leader, log, settings, snapshot, statedir
 from hypotest.assignment import Experiment
 from hypotest.config import Config
 from hypotest.errors import EventRefused, StorageError, ThreadsStandStill
 from hypotest.events import Encoder
+from hypotest.instance import Instance
 from hypotest.post import Post, StartThread
-from hypotest.segment import Segment
 from hypotest.spool import Spool
 
 _POLL = 0.02
@@ -49,7 +49,7 @@ class Client:
         start_thread: StartThread | None = None,
         retire: Callable[[Client], None] | None = None,
         carried: Sequence[int] = (0,) * accounts.SLOTS,
-        segments: dict[str, Segment] | None = None,
+        instance: Instance | None = None,
         former: snapshot.Reader | None = None,
     ) -> None:
         """Opens the state directory; starts nothing.
@@ -59,7 +59,7 @@ class Client:
             start_thread: starts a thread; None for a client that only looks.
             retire: takes this client out of use; by default it is only closed.
             carried: counts that the client before it had not written down.
-            segments: the open segments of this process, of this client and of the ones before it.
+            instance: this process, of which there may be clients before this one.
             former: the settings of the client before it.
         """
         self.config = settled
@@ -100,7 +100,7 @@ class Client:
                 every=600.0,
             )
             return
-        self._segments = {} if segments is None else segments
+        self._instance = instance or Instance()
         self._former = former
         self._open_state(settled.token)
 
@@ -123,10 +123,10 @@ class Client:
             self.reader = snapshot.Reader(state.path, page, settings.decode, held)
             self.find = self.reader.get
             self.spool = Spool(
-                state.spool, self.config.max_spool_bytes, self._spool_bytes, self.refusals, self._segments
+                state.spool, self.config.max_spool_bytes, self._spool_bytes, self.refusals, self._instance
             )
             if self._start_thread is not None:
-                post = Post(self.config, state, page, _getter_of(self._segments), self._start_thread)
+                post = Post(self.config, state, page, self._instance, self._start_thread)
                 self.campaign = leader.Campaign(post, self._each_second, self.spool.end)
             return
         self.trouble = "disk"
@@ -232,12 +232,12 @@ class Client:
         else:
             self.refusals[accounts.refusal_slot(reason)] += 1
 
-    def flush(self, timeout: float, writers: Collection[str] = ()) -> int:
+    def flush(self, timeout: float, *, own: bool = False) -> int:
         """Asks the leader to send and waits until what was accepted so far is settled.
 
         Args:
             timeout: seconds.
-            writers: the instances of writers whose events are waited for; all, if none is given.
+            own: whether to wait for the events of this process alone.
 
         Returns:
             How many segments are not settled at the end of the time; 0 is success.
@@ -247,17 +247,17 @@ class Client:
         deadline = time.monotonic() + timeout
         look = lazy.load_within("hypotest.survey", timeout)
         if look is None:  # nobody knows
-            return len(self.spool.segments) if writers else 1
+            return len(self.spool.segments) if own else 1
         marks = look.survey(self.state, self.spool.segments).marks
-        if writers:
-            marks = {path: mark for path, mark in marks.items() if any(writer in path for writer in writers)}
+        if own:
+            marks = {path: mark for path, mark in marks.items() if self.spool.instance.name in path}
         kick_at = 0.0
         while True:
             if time.monotonic() >= kick_at:  # again and again: a leader in trouble does not listen to every one
                 self.page.kick()
                 kick_at = time.monotonic() + _KICK_EVERY
-            own = self.spool.segments
-            marks = {path: mark for path, mark in marks.items() if not look.is_settled(path, mark, own)}
+            held = self.spool.segments
+            marks = {path: mark for path, mark in marks.items() if not look.is_settled(path, mark, held)}
             if not marks or time.monotonic() >= deadline:
                 return len(marks)
             time.sleep(min(_POLL, max(0.0, deadline - time.monotonic())))
@@ -270,11 +270,6 @@ class Client:
         finally:
             if self.campaign is not None:
                 self.campaign.stop()
-
-
-def _getter_of(segments: dict[str, Segment]) -> Callable[[], dict[str, Segment]]:
-    """A function that returns that dict. No method of the client, in a cycle that only a collection of garbage ends."""
-    return lambda: segments
 
 
 def _find_nothing(_name: str) -> None:

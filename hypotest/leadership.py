@@ -106,7 +106,7 @@ class Leadership:
         self._backlog = Backlog(
             post.state,
             page,
-            post.own,
+            post.instance.segments,
             expired=lambda payload: is_older(payload, time.time() - config.max_event_age),
             max_age=config.max_event_age,
         )
@@ -304,7 +304,7 @@ class _Meanwhile:
     def __str__(self) -> str:
         page, state, cap = self._post.page, self._post.state, self._post.config.max_spool_bytes
         with contextlib.suppress(OSError):
-            found = survey(state, self._post.own())
+            found = survey(state, self._post.instance.segments)
             counters = accounts.add([page.accounts()[1], found.counters])
             waiting = f"{accounts.pending(counters):,} events wait in {found.size / _MIB:,.1f} of {cap / _MIB:,.0f} MiB"
             refused = ", ".join(f"{reason} {n:,}" for reason, n in accounts.refused(counters).items())

@@ -45,24 +45,28 @@ def visit(post: Post, passed: int) -> int:
                 lock.release()
     if waiting and post.page.turn("neighbours", _TELL_EVERY):  # once for the host, however many leaders there are
         for other, pending in waiting.items():
-            if other.namespace == post.state.namespace:
-                log.line(
-                    log.WARNING,
-                    "%d events of this token and server wait in another state directory;"
-                    " `HT_STATE_DIR=%s hypotest drain` delivers them",
-                    pending,
-                    other.root,
-                )
-                continue
-            log.line(
-                log.WARNING,
-                "%d events of another token or server wait in %s; `hypotest drain --server-url %s`, with their token in"
-                " HT_TOKEN, delivers them",
-                pending,
-                other.path,
-                server_of(other) or "URL",
-            )
+            _tell(other, pending, ours=other.namespace == post.state.namespace)
     return sum(waiting.values())
+
+
+def _tell(other: StateDir, pending: int, *, ours: bool) -> None:
+    if ours:
+        log.line(
+            log.WARNING,
+            "%d events of this token and server wait in another state directory;"
+            " `HT_STATE_DIR=%s hypotest drain` delivers them",
+            pending,
+            other.root,
+        )
+    else:
+        log.line(
+            log.WARNING,
+            "%d events of another token or server wait in %s; `hypotest drain --server-url %s`, with their token in"
+            " HT_TOKEN, delivers them",
+            pending,
+            other.path,
+            server_of(other) or "URL",
+        )
 
 
 def _elsewhere(post: Post) -> Iterator[StateDir]:
@@ -80,8 +84,8 @@ def _look_after(other: StateDir, post: Post, passed: int) -> int:
         return 0
     page.add(LIVED, passed)
     max_age, cutoff = post.config.max_event_age, time.time() - post.config.max_event_age
-    # With the open segments of this process: it may have worked there, before a config().
-    backlog = Backlog(other, page, post.own, expired=lambda payload: is_older(payload, cutoff), max_age=max_age)
+    own = post.instance.segments  # this process may have worked there, before a config()
+    backlog = Backlog(other, page, own, expired=lambda payload: is_older(payload, cutoff), max_age=max_age)
     backlog.expire()
     backlog.sweep_quarantine()
-    return accounts.pending(survey(other, post.own()).counters)
+    return accounts.pending(survey(other, own).counters)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from hypotest.config import Config
 from hypotest.control import ControlPage
-from hypotest.segment import Segment
+from hypotest.instance import Instance
 from hypotest.statedir import StateDir
 
 StartThread = Callable[[str, Callable[[], None]], object]
@@ -20,22 +20,22 @@ class Post:
     Attributes:
         config: this process's configuration; a leader's own is in force for the host.
         state: the directory. page: its control page.
-        own: the open segments of this process's writer, by path.
+        instance: this process, as a writer there.
         start: the only way to a thread.
     """
 
-    __slots__ = ("config", "own", "page", "start", "state")
+    __slots__ = ("config", "instance", "page", "start", "state")
 
     def __init__(
         self,
         config: Config,
         state: StateDir,
         page: ControlPage,
-        own: Callable[[], Mapping[str, Segment]],
+        instance: Instance,
         start: StartThread,
     ) -> None:
         self.config = config
         self.state = state
         self.page = page
-        self.own = own
+        self.instance = instance
         self.start = start

@@ -18,9 +18,9 @@ from hypotest import accounts, interrupts, lazy, log
 from hypotest.client import Client
 from hypotest.config import NOWHERE, OPTIONS, resolve
 from hypotest.errors import ThreadsStandStill
+from hypotest.instance import Instance
 from hypotest.lock import abandon_inherited
 from hypotest.platform import PidPage, ProcessGuard
-from hypotest.segment import Segment
 from hypotest.snapshot import Reader
 
 TYPE_CHECKING = False
@@ -40,11 +40,10 @@ class _Process:
         built: the client in use, in a dict for its atomic setdefault; its key is what `page` reads.
         carried: counts of the client before it that stand in no file yet.
         former: the settings of the client before it.
-        segments: the open segments by path. A client that was retired may still have one, in the hands of a thread.
-        writers: the instances of the writers of clients that were retired.
+        instance: in whose name its clients write. One that was retired may still have a segment, in a thread's hands.
     """
 
-    __slots__ = ("built", "carried", "former", "guard", "page", "segments", "writers")
+    __slots__ = ("built", "carried", "former", "guard", "instance", "page")
 
     def __init__(self) -> None:
         self.guard = ProcessGuard()
@@ -52,8 +51,7 @@ class _Process:
         self.built: dict[int, Client] = {}
         self.carried = [0] * accounts.SLOTS
         self.former: Reader | None = None
-        self.segments: dict[str, Segment] = {}
-        self.writers: list[str] = []
+        self.instance = Instance()
 
 
 _CURRENT = 1
@@ -86,7 +84,7 @@ def _open(here: _Process) -> Client:
     log.configure(settled.log_level)
     for warning in warnings:
         log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=600.0)
-    candidate = Client(settled, start_thread, retire, here.carried, here.segments, here.former)
+    candidate = Client(settled, start_thread, retire, here.carried, here.instance, here.former)
     here.page = _TOO_EARLY  # until the campaign is started, which an interrupt may come before
     client = here.built.setdefault(_CURRENT, candidate)
     if client is candidate and client.state is not None:
@@ -156,7 +154,6 @@ def retire(client: Client) -> None:
                 _here.built.setdefault(_CURRENT, current)
         else:
             _here.former = client.reader
-            _here.writers += [client.spool.instance] if client.spool is not None else []
             _here.carried = client.spool.unreported() if client.spool is not None else client.refusals
         client.close()
     except BaseException:  # an interrupt, maybe before the campaign was told
@@ -186,12 +183,12 @@ def _last_flush() -> Client | None:
     if not _here.guard.alive:
         return None
     client = _here.built.get(_CURRENT)
-    if client is None and _here.writers and resolve(_overrides, os.environ)[0].flush_events:
+    if client is None and _here.former is not None and resolve(_overrides, os.environ)[0].flush_events:
         client = current()  # after a `config()` and no call since
     if client is not None and client.spool is not None and client.config.flush_events:
         left = 1
         try:
-            left = client.flush(client.config.flush_timeout, [client.spool.instance, *_here.writers])
+            left = client.flush(client.config.flush_timeout, own=True)
         finally:
             if left:
                 log.line(log.WARNING, "exit: events of this process are not delivered yet; they are kept on disk")

@@ -13,13 +13,13 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from itertools import count
 
 from mmh3 import hash as murmur3
 
 from hypotest import accounts, interrupts, platform, segment
 from hypotest.errors import EventRefused
 from hypotest.header import DONE, FINISHED, FULL_SIZE, GIVEN_UP, HEADER, OFFSET, ONE, POSITION
+from hypotest.instance import Instance
 from hypotest.platform import directory_size
 from hypotest.segment import MAX_PAYLOAD, Segment, Writer, pack_frame_head
 
@@ -38,8 +38,7 @@ class Spool:
     """Appends the events of one process to the spool directory.
 
     Attributes:
-        instance: 128 random bits of this process, hex; the first part of every event id.
-        segments: the open segments of this process by path: a leader in it must not open them a second time.
+        instance: in whose name it writes.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class Spool:
         max_bytes: int,
         spool_bytes: Callable[[], int],
         unreported: Sequence[int] = (0,) * accounts.SLOTS,
-        segments: dict[str, Segment] | None = None,
+        instance: Instance | None = None,
     ) -> None:
         """Opens nothing yet.
 
@@ -57,15 +56,12 @@ class Spool:
             max_bytes: the cap over all processes.
             spool_bytes: what the spool holds now, over all processes.
             unreported: counts to write down in the first segment.
-            segments: where to keep the open segments of this process, if there may be more than one spool.
+            instance: this process, if there may be more than one spool of it.
         """
         self._directory = directory
         self._max_bytes = max_bytes
         self._spool_bytes = spool_bytes
-        self.segments: dict[str, Segment]
-        self._begin()
-        if segments is not None:
-            self.segments = segments
+        self.instance = instance or Instance()
         self._size = _SMALLEST
         self._idle: list[Writer] = []
         self._unreported = list(unreported)
@@ -82,12 +78,10 @@ class Spool:
         self._mapped: bool | None = None
         self._closed = False
 
-    def _begin(self) -> None:
-        self.segments = {}
-        self._pid = os.getpid()
-        self._instance = os.urandom(16)
-        self._numbers = count()  # atomic: a file of the same name would be replaced
-        self.instance = self._instance.hex()
+    @property
+    def segments(self) -> dict[str, Segment]:
+        """The open segments of this process, by path."""
+        return self.instance.segments
 
     def append(self, payload: bytes) -> None:
         """Keeps one event. When this returns, the event survives the process.
@@ -282,12 +276,13 @@ class Spool:
         return self._make(size)
 
     def _make(self, size: int) -> Writer:
-        if self._pid != os.getpid():  # a call of the parent's that a fork cut in two goes on here
-            self._begin()
+        if self.instance.pid != os.getpid():  # a call of the parent's that a fork cut in two goes on here
+            self.instance = Instance()
         if self._mapped is None:
             self._mapped = platform.mappable(self._directory)
-        number = next(self._numbers)
-        return segment.create(self._directory, self._instance, number, size, self.segments, mapped=self._mapped)
+        own = self.instance
+        number = next(own.numbers)
+        return segment.create(self._directory, own.id, number, size, own.segments, mapped=self._mapped)
 
     def _check_room(self, size: int) -> None:
         # What the leader published a second ago lacks what this process has opened since.
@@ -367,7 +362,7 @@ class Spool:
     def abandon(self) -> None:
         """In a child: turns from the parent's segments."""
         inherited = list(self.segments.values())
-        self._begin()
+        self.instance = Instance()
         self._idle.clear()
         self._tally.clear()
         self._ahead.clear()

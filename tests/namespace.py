@@ -40,17 +40,17 @@ class Namespace:
 
     def backlog(
         self,
-        own: Callable[[], Mapping[str, Segment]] | None = None,
+        own: Mapping[str, Segment] | None = None,
         *,
         expired: Callable[[bytes], bool] = lambda _: False,
         max_age: float = 1e9,
         sync_data: Callable[[int], None] = platform.sync_data,
     ) -> Backlog:
-        """A leader starts: in the writer's process, or, with `own` that returns NOTHING, as if in another."""
+        """A leader starts: in the writer's process, or, with `own=NOTHING`, as if in another."""
         return Backlog(
             self.state,
             self.page,
-            own or (lambda: self.spool.segments),
+            self.spool.segments if own is None else own,
             expired=expired,
             max_age=max_age,
             sync_data=sync_data,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import ChainMap
 from pathlib import Path
 
 import pytest
 
-from hypotest import accounts, backlog, quarantine, segment
+from hypotest import accounts, quarantine, segment, source
 from hypotest.accounts import ACCEPTED
 from hypotest.accounts import DELIVERED as DELIVERED_SLOT
 from hypotest.backlog import DELIVERED
@@ -120,7 +121,7 @@ def test_fates_go_to_the_right_segments(home: Namespace) -> None:
     for number, writer in enumerate(writers):
         for n in range(3):
             writer.append(event(n, writer=number))
-    leader = home.backlog(lambda: {path: held for each in writers for path, held in each.segments.items()})
+    leader = home.backlog(ChainMap(*(each.segments for each in writers)))
     leader.scan()
     batch = leader.claim(1000, 1 << 20)
     undecided = [event_id for event_id, payload in batch.events if payload == event(1, writer=1)]
@@ -180,7 +181,7 @@ def test_new_segments_of_the_leaders_own_process(home: Namespace) -> None:
             super()._finish(done)
             found.extend(drain(leader))
 
-    home.spool = Busy(home.state.spool, 1 << 30, lambda: 0)
+    home.spool = Busy(home.state.spool, 1 << 30, lambda: 0, instance=home.spool.instance)
     for n in range(total):
         home.spool.append(b"%06d" % n + b"x" * 1000)
     found += drain(leader)
@@ -208,7 +209,7 @@ def test_a_damaged_frame_of_a_living_writer(home: Namespace, monkeypatch: pytest
     held.map[HEADER + 24 : HEADER + 25] = b"?"
     leader = home.backlog()
     assert payloads(drain(leader)) == [b"0"]
-    monkeypatch.setattr(backlog, "_UNSOUND_PATIENCE", -1)
+    monkeypatch.setattr(source, "_UNSOUND_PATIENCE", -1)
     assert payloads(drain(leader)) == [b"2"]
 
 
@@ -274,7 +275,7 @@ def test_a_leader_without_descriptors_gives_some_back(home: Namespace, monkeypat
     """Half of what it has open: it needs some to send with, and the application does."""
     for _ in range(12):
         killed_writer(home, 1)
-    leader = home.backlog(lambda: NOTHING)
+    leader = home.backlog(NOTHING)
     room, real = [8], segment.open_segment
 
     def opened(path: str) -> Segment:

@@ -224,7 +224,7 @@ def test_expire_drops_and_sends_nothing(home: Namespace) -> None:
     home.spool.append(event_of(now - 1e9))
     home.spool.append(event_of(now + 1e9))
     home.spool.close()
-    view = home.backlog(lambda: NOTHING, expired=lambda payload: is_older(payload, now - AGE), max_age=AGE)
+    view = home.backlog(NOTHING, expired=lambda payload: is_older(payload, now - AGE), max_age=AGE)
     view.expire()
     assert accounts.dropped(home.totals()) == {}
     home.page.words[LIVED] += int(AGE)

@@ -16,7 +16,7 @@ from tests.server_process import ROOT, ServerProcess
 OURS_ONLY = {
     *("cli", "commands", "onlooker"),
     *("backlog", "document", "durability", "leader", "leadership", "neighbours", "poller", "publisher"),
-    *("quarantine", "sender", "transport", "validation"),
+    *("quarantine", "retirement", "sender", "source", "transport", "validation"),
 }
 """Where no signal handler of a host runs: our commands, our threads."""
 HANDLERS_RAISE = {"Exception", "OSError", "FileNotFoundError", "TimeoutError", "RuntimeError", "ValueError"}

@@ -11,6 +11,7 @@ import pytest
 
 from hypotest import control, neighbours, statedir
 from hypotest.config import Config
+from hypotest.instance import Instance
 from hypotest.post import Post
 from hypotest.spool import Spool
 from hypotest.survey import survey
@@ -83,6 +84,12 @@ def event(seconds_ago: float) -> bytes:
     return event_of(time.time() - seconds_ago, b',"event_type":"goal"')
 
 
+def a_post(state: statedir.StateDir) -> Post:
+    """One whose events are too old after 1,000 s."""
+    page = control.open_control(state.path)
+    return Post(Config(max_event_age=1000.0), state, page, Instance(), lambda _name, _run: None)
+
+
 def test_events_of_another_namespace_age_by_both_clocks(tmp_path: Path) -> None:
     """What waits under an old token is dropped once it is too old, by its own time and by the leaders' clock."""
     mine, other = (statedir.prepare(str(tmp_path / "state"), name * 32) for name in "ab")
@@ -92,8 +99,7 @@ def test_events_of_another_namespace_age_by_both_clocks(tmp_path: Path) -> None:
     for seconds_ago in (2000.0, 1500.0, 10.0):
         spool.append(event(seconds_ago))
     spool.close()
-    config = Config(max_event_age=1000.0)
-    post = Post(config, mine, control.open_control(mine.path), dict, lambda _name, _run: None)
+    post = a_post(mine)
     assert neighbours.visit(post, 0) == 3
     assert neighbours.visit(post, 600) == 3
     assert neighbours.visit(post, 600) == 1
@@ -108,7 +114,7 @@ def test_more_files_than_a_leader_has_open_age_at_the_same_time(tmp_path: Path) 
         spool = Spool(other.spool, 1 << 30, lambda: 0)
         spool.append(event(2000.0))
         spool.close()
-    post = Post(Config(max_event_age=1000.0), mine, control.open_control(mine.path), dict, lambda _name, _run: None)
+    post = a_post(mine)
     assert neighbours.visit(post, 0) == 300
     left = [neighbours.visit(post, 1200)] + [neighbours.visit(post, 0) for _ in range(3)]
     assert left[-1] == 0, left
@@ -128,7 +134,7 @@ def test_events_in_another_state_directory_are_reported_and_age(
     spool = Spool(other.spool, 1 << 30, lambda: 0)
     spool.append(event(2000.0))
     spool.close()
-    post = Post(Config(max_event_age=1000.0), mine, control.open_control(mine.path), dict, lambda _name, _run: None)
+    post = a_post(mine)
     assert neighbours.visit(post, 0) == 1
     assert f"`HT_STATE_DIR={other.root} hypotest drain` delivers them" in caplog.text
     assert neighbours.visit(post, 1200) == 0

@@ -129,7 +129,7 @@ def test_a_round_takes_what_was_there_and_not_what_comes_meanwhile(home: Namespa
     append(home, *range(2 * MAX_EVENTS + 10))
     host.answer = one_more
     config = Config(token="token", server_url=host.url)
-    leadership = Leadership(Post(config, home.state, home.page, lambda: home.spool.segments, no_thread))
+    leadership = Leadership(Post(config, home.state, home.page, home.spool.instance, no_thread))
     leadership.work()
     leadership.end()
     posts = [len(json.loads(asked.body)["events"]) for asked in host.asked if asked.method == "POST"]

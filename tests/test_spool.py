@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import weakref
+from collections import ChainMap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -242,7 +243,7 @@ def test_counts_of_refusals_reach_the_file(home: Namespace) -> None:
     assert [refused(held.counters()) for held in files(home)] == [{"no_token": 2}, {"error": 1}]
     assert home.spool.unreported() == [0] * 16
     home.spool.close()
-    assert payloads(drain(home.backlog(lambda: NOTHING))) == [b"x"]
+    assert payloads(drain(home.backlog(NOTHING))) == [b"x"]
     assert refused(home.totals()) == {"no_token": 2, "error": 1}
 
 
@@ -252,7 +253,7 @@ def test_close_finishes(home: Namespace) -> None:
     home.spool.close()
     assert [held.words[FINISHED] for held in files(home)] == [DONE]
     assert home.spool.segments == {}
-    assert payloads(drain(home.backlog(lambda: NOTHING))) == [b"x"]
+    assert payloads(drain(home.backlog(NOTHING))) == [b"x"]
     assert os.listdir(home.state.spool) == []
 
 
@@ -272,7 +273,7 @@ def test_an_append_under_way_at_close(home: Namespace) -> None:
     writer.words = Words(words)  # type: ignore[assignment]
     home.spool.append(b"2")
     assert words[FINISHED] == DONE
-    assert payloads(drain(home.backlog(lambda: NOTHING))) == [b"1", b"2"]
+    assert payloads(drain(home.backlog(NOTHING))) == [b"1", b"2"]
 
 
 def test_a_segment_without_its_name_yet_is_not_deleted(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +297,7 @@ def test_a_killed_writer_loses_nothing(home: Namespace) -> None:
     child = SPOOL + "for n in range(5000): spool.append(b'%d' % n)\nprint('done', flush=True)\nos.kill(os.getpid(), 9)"
     with pytest.raises(AssertionError, match="exit status -9\ndone"):
         run_python(child, home.state.spool)
-    assert payloads(in_order(drain(home.backlog(lambda: NOTHING)))) == [b"%d" % n for n in range(5000)]
+    assert payloads(in_order(drain(home.backlog(NOTHING)))) == [b"%d" % n for n in range(5000)]
 
 
 def test_instances_differ(home: Namespace) -> None:
@@ -304,8 +305,8 @@ def test_instances_differ(home: Namespace) -> None:
     other = Spool(home.state.spool, 1 << 30, lambda: 0)
     for each in (home.spool, other):
         each.append(b"x")
-    found = drain(home.backlog(lambda: {**home.spool.segments, **other.segments}))
-    assert {event_id.partition("-")[0] for event_id, _ in found} == {home.spool.instance, other.instance}
+    found = drain(home.backlog(ChainMap(home.spool.segments, other.segments)))
+    assert {event_id.partition("-")[0] for event_id, _ in found} == {home.spool.instance.name, other.instance.name}
 
 
 def test_a_full_segment_is_given_up_outside_of_the_call(home: Namespace) -> None:

@@ -76,7 +76,7 @@ def test_the_cap(home: Namespace) -> None:
         with pytest.raises(EventRefused, match="spool_full"):
             capped.append(b"x" * 1000)
     assert refused_by(capped) == {"spool_full": 10}
-    assert len(drain(home.backlog(lambda: NOTHING))) == kept
+    assert len(drain(home.backlog(NOTHING))) == kept
 
 
 @pytest.mark.usefixtures("impatient")
@@ -84,7 +84,7 @@ def test_a_full_spool_recovers(home: Namespace) -> None:
     """Once the leader has delivered what fills the spool, events are accepted again, by a process that never ends."""
     capped = Spool(home.state.spool, 1 << 20, lambda: held_bytes(home))
     kept, _ = append_until_refused(capped, b"x" * 1000)
-    backlog = home.backlog(lambda: capped.segments)
+    backlog = home.backlog(capped.segments)
     assert len(drain(backlog)) == kept
     capped.append(b"again")
     assert payloads(drain(backlog)) == [b"again"]
@@ -108,7 +108,7 @@ def test_a_small_segment_where_a_large_one_has_no_room(home: Namespace) -> None:
 def test_a_spool_that_stays_the_same_size(home: Namespace) -> None:
     """Where the leader keeps up, its figure may be the same at each look: that is no reason to refuse."""
     capped = Spool(home.state.spool, 1 << 20, lambda: 64 * KIB)
-    leader = home.backlog(lambda: capped.segments)
+    leader = home.backlog(capped.segments)
     for _ in range(3000):
         capped.append(b"x" * 1000)
         if len(os.listdir(home.state.spool)) > 2:
@@ -194,7 +194,7 @@ except EventRefused as refusal:
     assert int(kept) > 200  # in several small segments, since large ones were refused
     assert reason == "disk"
     assert refused([int(n) for n in counted]) == {"disk": 1}
-    assert len(drain(home.backlog(lambda: NOTHING))) == int(kept)
+    assert len(drain(home.backlog(NOTHING))) == int(kept)
 
 
 def test_no_descriptor_left(home: Namespace) -> None:

@@ -39,7 +39,7 @@ def leader_of(client: Client) -> Backlog:
     assert client.page is not None
     assert client.spool is not None
     segments = client.spool.segments
-    return Backlog(client.state, client.page, lambda: segments, expired=lambda _: False, max_age=1e9)
+    return Backlog(client.state, client.page, segments, expired=lambda _: False, max_age=1e9)
 
 
 def test_before_anything(client: Client, tmp_path: Path) -> None:

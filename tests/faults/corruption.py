@@ -25,6 +25,7 @@ from hypotest.config import Config
 from hypotest.control import open_control
 from hypotest.errors import CorruptFile
 from hypotest.header import HEADER, OFFSET, ONE, POSITION
+from hypotest.instance import Instance
 from hypotest.leader import Campaign
 from hypotest.post import Post
 from hypotest.publisher import Publisher
@@ -176,7 +177,7 @@ class SegmentTrial(Trial):
         before = page.accounts()[1]
         Path(self.path).write_bytes(damaged)
         looked = survey(state, {}).counters
-        found = drain(self.home.backlog(dict))
+        found = drain(self.home.backlog({}))
         assert os.listdir(state.spool) == [], "it stays in the spool"
         counted = [now - then for now, then in zip(page.accounts()[1], before, strict=True)]
         self._clear_quarantine(counted)
@@ -257,7 +258,7 @@ class ControlTrial(Trial):
         self.path = Path(directory, control.NAME)
         self.raw = self.path.read_bytes()
         config = Config(token="t", server_url="http://127.0.0.1:1", connection_timeout=0.1)
-        self.post = lambda page: Post(config, self.home.state, page, dict, lambda _name, _run: None)
+        self.post = lambda page: Post(config, self.home.state, page, Instance(), lambda _name, _run: None)
 
     def read(self, damaged: bytes, *, single: bool) -> bool:
         directory = self.home.state.path

@@ -114,7 +114,7 @@ class World:
     def campaign(self) -> Campaign:
         """Threads are not started here, and the loops of a leader not run: `deliver` does that work."""
         home = self.home
-        post = Post(_CONFIG, home.state, home.page, lambda: home.spool.segments, lambda _name, _run: None)
+        post = Post(_CONFIG, home.state, home.page, home.spool.instance, lambda _name, _run: None)
         return Campaign(post, lambda: None)
 
     def claim(self, backlog: Backlog) -> Batch:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hypotest import accounts, backlog, control, header, log, segment, snapshot
+from hypotest import accounts, backlog, control, header, log, segment, snapshot, source
 from hypotest.accounts import ACCEPTED
 from hypotest.accounts import DELIVERED as DELIVERED_SLOT
 from hypotest.header import HEADER, OFFSET, ONE, POSITION
@@ -212,7 +212,7 @@ def test_a_damaged_count_invents_no_event(home: Namespace, count: int) -> None:
 def test_a_damaged_position_of_a_living_writer(home: Namespace, monkeypatch: pytest.MonkeyPatch, position: int) -> None:
     """It may hide what is in that segment while its writer lives, but neither stops the leader nor invents an event."""
     code = f"{SPOOL}spool.append(b'{{}}')\nprint(1, flush=True)\nsys.stdin.read()"
-    monkeypatch.setattr(backlog, "_UNSOUND_PATIENCE", -1)
+    monkeypatch.setattr(source, "_UNSOUND_PATIENCE", -1)
     with running_python(code, home.state.spool):
         (path,) = Path(home.state.spool).iterdir()
         overwrite(path, 8 * POSITION, position.to_bytes(8, "little"))
@@ -240,7 +240,7 @@ def test_a_living_writers_segment_is_not_taken_for_finished(home: Namespace, bit
 def test_a_damaged_acknowledgement_sends_again(home: Namespace, word: int) -> None:
     """What was settled is sent again with the same ids, and counted once."""
     path = leftover(home)
-    leader = home.backlog(lambda: NOTHING)
+    leader = home.backlog(NOTHING)
     leader.scan()
     batch = leader.claim(2, 1 << 20)
     leader.settle(batch, [backlog.DELIVERED] * 2)
@@ -278,7 +278,7 @@ def test_a_file_cut_under_a_leader_that_reads_it(home: Namespace, monkeypatch: p
         home.spool.append(event(n))
     home.spool.close()
     home.spool.check()
-    leader = home.backlog(lambda: NOTHING)
+    leader = home.backlog(NOTHING)
     leader.scan()
     (name,) = os.listdir(home.state.spool)
     os.truncate(f"{home.state.spool}/{name}", size)

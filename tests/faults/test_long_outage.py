@@ -20,6 +20,7 @@ import pytest
 
 from hypotest import control, statedir
 from hypotest.config import Config
+from hypotest.instance import Instance
 from hypotest.leadership import Leadership
 from hypotest.post import Post
 from hypotest.spool import Spool
@@ -211,7 +212,7 @@ class Fleet:
             page = control.open_control(state.path)
             config = Config(token="token", server_url=self._server.url)
             self.pages.append(page)
-            self._leaders.append(Leadership(Post(config, state, page, dict, _no_thread)))
+            self._leaders.append(Leadership(Post(config, state, page, Instance(), _no_thread)))
 
     def stop(self) -> None:
         """All hosts stop."""

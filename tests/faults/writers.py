@@ -184,8 +184,7 @@ def _write(commands: socket.socket, order: dict[str, Any]) -> None:
 
 def name(spool: Spool, number: int) -> None:
     """Gives a writer a known instance instead of a random one: files are found in the same order in each run."""
-    spool._instance = number.to_bytes(16, "big")
-    spool.instance = spool._instance.hex()
+    spool.instance.id = number.to_bytes(16, "big")
 
 
 def _do(spool: Spool, do: str, at: tuple[str, int] | None, **more: int) -> str:

@@ -26,7 +26,9 @@ FAULTS = [
         figure="704 lengths of a segment: each event delivered or counted",
         removals=(
             Removal(
-                "hypotest/backlog.py", 'take(path, lost)\n                self._fold("", rows)\n', "take(path, lost)\n"
+                "hypotest/backlog.py",
+                'take(path, lost)\n                self._totals.fold("", rows)\n',
+                "take(path, lost)\n",
             ),
         ),
     ),
@@ -63,7 +65,7 @@ FAULTS = [
         figure="0 to 16 million events claimed: 3 counted",
         removals=(
             Removal(
-                "hypotest/backlog.py",
+                "hypotest/retirement.py",
                 "            missing = min(missing, held.uncovered(written & OFFSET) // SMALLEST_FRAME)\n",
                 "            missing = max(missing, 0)\n",
             ),
@@ -76,9 +78,9 @@ FAULTS = [
         figure="6 impossible positions: the other events delivered, the accounts exact when the writer has ended",
         removals=(
             Removal(
-                "hypotest/backlog.py",
-                "min(end, source.segment.position() & OFFSET)\n",
-                "source.segment.words[5] & OFFSET\n",
+                "hypotest/source.py",
+                "min(end, self.segment.position() & OFFSET)\n",
+                "self.segment.words[5] & OFFSET\n",
             ),
         ),
     ),
@@ -111,9 +113,9 @@ FAULTS = [
         figure="64 bits: the next event is delivered",
         removals=(
             Removal(
-                "hypotest/backlog.py",
-                "finished = self.segment.words[FINISHED] == DONE",
-                "finished = self.segment.words[FINISHED] != 0",
+                "hypotest/source.py",
+                "return self.segment.words[FINISHED] == DONE",
+                "return self.segment.words[FINISHED] != 0",
             ),
         ),
     ),
@@ -259,9 +261,9 @@ FAULTS = [
         figure="1 event counted as lost",
         removals=(
             Removal(
-                "hypotest/backlog.py",
-                '            self._fold("", rows)\n\n    def _fold',
-                "            del rows\n\n    def _fold",
+                "hypotest/retirement.py",
+                '            self._totals.fold("", rows)\n',
+                "            del rows\n",
             ),
         ),
     ),

@@ -95,11 +95,11 @@ FAULTS: list[Fault] = [
         test=f"{_HERE}test_a_call_while_a_segment_gets_its_number",
         figure="each bytecode of it",
         removals=(
-            Removal("hypotest/spool.py", "        self._numbers = count()", "        self._number = 0"),
+            Removal("hypotest/instance.py", "        self.numbers = count()", "        self.numbers = 0"),
             Removal(
                 "hypotest/spool.py",
-                "        number = next(self._numbers)\n",
-                "        number, self._number = self._number, self._number + 1\n",
+                "        number = next(own.numbers)\n",
+                "        number, own.numbers = own.numbers, own.numbers + 1\n",
             ),
         ),
     ),

@@ -52,9 +52,9 @@ FAULTS: list[Fault] = [
         "21 kills",
         (
             Removal(
-                "hypotest/backlog.py",
-                "self.orphan = finished or (not self.own and self.segment.lock())",
-                "self.orphan = finished",
+                "hypotest/source.py",
+                "(self.is_finished() or (not self.own and self.segment.lock()))",
+                "self.is_finished()",
             ),
         ),
     ),
@@ -84,7 +84,7 @@ FAULTS: list[Fault] = [
         f"{_KILLED}[acknowledge]",
         "35 kills",
         (
-            Removal("hypotest/backlog.py", "may_retire = self._finish_retirement()", "may_retire = True"),
+            Removal("hypotest/backlog.py", "may_retire = self._retirement.resume(self._sources)", "may_retire = True"),
             Removal("hypotest/control.py", "        if segment in last:\n            return\n", ""),
         ),
     ),
@@ -171,7 +171,7 @@ FAULTS: list[Fault] = [
         f"{_ERROR}[acknowledge]",
         "54 errors",
         (
-            Removal("hypotest/backlog.py", "may_retire = self._finish_retirement()", "may_retire = True"),
+            Removal("hypotest/backlog.py", "may_retire = self._retirement.resume(self._sources)", "may_retire = True"),
             Removal("hypotest/control.py", "        if segment in last:\n            return\n", ""),
         ),
     ),
@@ -234,9 +234,9 @@ FAULTS: list[Fault] = [
         "3 orders, leading or not: all delivered at its end; before, none",
         (
             Removal(
-                "hypotest/runtime.py",
-                "            _here.writers += [client.spool.instance] if client.spool is not None else []\n",
-                "",
+                "hypotest/client.py",
+                "self._spool_bytes, self.refusals, self._instance",
+                "self._spool_bytes, self.refusals",
             ),
         ),
     ),
@@ -245,7 +245,7 @@ FAULTS: list[Fault] = [
         "with them go the locks; the leader keeps a file that looks like an orphan's while its writer may live",
         "tests/test_kill.py::test_a_host_that_closes_all_descriptors_loses_nothing",
         "17 of 17 delivered, counted once; before, up to 5 of 18 lost",
-        (Removal("hypotest/backlog.py", "crowded or not source.may_be_written(self._patience)", "True"),),
+        (Removal("hypotest/retirement.py", "crowded or not source.may_be_written(self._patience)", "True"),),
     ),
     Fault(
         "the same, for the accounts",

@@ -143,7 +143,7 @@ FAULTS: list[Fault] = [
         figure="24 of 24 events; before, delivery stood still",
         removals=(
             Removal(
-                "hypotest/backlog.py",
+                "hypotest/retirement.py",
                 "                _cannot_delete(path, error)\n                return False",
                 "                raise",
             ),

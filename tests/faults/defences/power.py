@@ -6,6 +6,8 @@ from tests.faults.defences import Fault, Removal
 
 _TEST = "tests/faults/test_power.py::test_"
 _BACKLOG = "hypotest/backlog.py"
+_RETIREMENT = "hypotest/retirement.py"
+_SOURCE = "hypotest/source.py"
 _DURABILITY = "hypotest/durability.py"
 
 FAULTS: list[Fault] = [
@@ -35,14 +37,14 @@ FAULTS: list[Fault] = [
         "what is whole is delivered, found without the position",
         _TEST + "pages_that_reached_the_disk_in_any_order",
         "52 cuts of 40 events: each event that is whole on the disk is delivered, no other",
-        (Removal(_BACKLOG, "return end if source.orphan else min(", "return min("),),
+        (Removal(_SOURCE, "return end if self.orphan else min(", "return min("),),
     ),
     Fault(
         "The power fails; the position reached the disk, some of the events under it did not",
         "they are dropped by count, `corrupt`; nothing stays pending for ever",
         _TEST + "pages_lost_under_the_position_are_counted",
         "25 cuts: corrupt = counted - delivered, 0 pending, spool empty",
-        (Removal(_BACKLOG, "        missing = (written >> 40) - (settled >> 40)\n", "        missing = 0\n"),),
+        (Removal(_RETIREMENT, "        missing = (written >> 40) - (settled >> 40)\n", "        missing = 0\n"),),
     ),
     Fault(
         "The power fails after the server's answer; that it came is lost",
