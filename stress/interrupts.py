@@ -52,7 +52,7 @@ def main(stride: str = "1") -> int:
 
 def _swept(expression: str, **more: str) -> list[Row]:
     with tempfile.TemporaryDirectory() as directory, ServerProcess(directory) as server:
-        rows = sweep(server, Path(directory) / "state", expression, deadline=_DEADLINE, **more)  # type: ignore[arg-type]
+        rows = sweep(server, Path(directory) / "state", expression, deadline=_DEADLINE, **more)
     for row in rows:
         counts = (getattr(row, name) for name in _HEAD)
         shown = "".join(f"{count if isinstance(count, int) else len(count):>10}" for count in counts)

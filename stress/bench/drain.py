@@ -23,7 +23,7 @@ import requests
 
 from hypotest import accounts, control, statedir
 from hypotest.survey import survey
-from stress.bench.row import Row, at_least, at_most
+from stress.bench.row import Bar, Row, at_least, at_most
 from tests.server_process import ROOT, clean_env
 
 LONG = "HT_BENCH_LONG"
@@ -141,8 +141,8 @@ def _memory(directory: Path, sink: _Sink) -> Iterator[Row]:
         flat = at_most(done.private, least + 2, f"at most 2 MiB above that for {_BACKLOGS[0]:,}")
         for what, value, unit, bar in (
             ("private memory", done.private, "MiB", flat),
-            ("resident memory", done.resident, "MiB", {}),
-            ("rate", done.rate, "1/s", {}),
+            ("resident memory", done.resident, "MiB", Bar()),
+            ("rate", done.rate, "1/s", Bar()),
         ):
             words = f"a backlog of {events:,} events: {what}"
             yield Row("drain", words, value, unit, curve="backlog", line=what, x=float(events), **bar)

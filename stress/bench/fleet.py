@@ -256,5 +256,5 @@ def _peers(ours: Found) -> Iterator[Row]:
                     same = experiments == _MANY
                     named = f"{experiments:,} experiments, {peer.name}: {what}"
                     to, ratio = ("ours", value / own) if same and own > 0 else ("", None)
-                    point = {"curve": f"{curve} by experiments", "line": peer.name, "x": experiments}
-                    yield Row("fleet", named, value, unit, to, ratio, **point)
+                    over = f"{curve} by experiments"
+                    yield Row("fleet", named, value, unit, to, ratio, curve=over, line=peer.name, x=experiments)

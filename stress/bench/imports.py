@@ -8,8 +8,9 @@ import time
 from statistics import median
 from typing import TYPE_CHECKING
 
-from stress.bench.peers import PACKAGE, PEERS, missing
+from stress.bench.peers import PEERS, missing
 from stress.bench.row import Row, at_most
+from tests.oracle import PACKAGE
 from tests.server_process import clean_env
 
 if TYPE_CHECKING:

@@ -20,19 +20,20 @@ def draw(rows: Iterable[Row], directory: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "hypotest"  # the same figures give the same file
     from matplotlib import pyplot as plt
 
-    curves: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    curves: dict[str, dict[str, list[tuple[float, Row]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row.curve and row.x is not None:
-            curves[row.curve][row.line].append(row)
+            curves[row.curve][row.line].append((row.x, row))
     directory.mkdir(parents=True, exist_ok=True)
     for curve, lines in curves.items():
         figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
         for label, points in lines.items():
-            axes.plot([point.x for point in points], [point.value for point in points], marker="o", label=label)
+            axes.plot([x for x, _ in points], [row.value for _, row in points], marker="o", label=label)
         what, _, over = curve.rpartition(" by ")
         every = [point for points in lines.values() for point in points]
-        axes.set(title=what or curve, xlabel=over, ylabel=every[0].unit, xscale="log", ylim=(0, None))
-        axes.set_xticks(sorted({point.x for point in every}), [f"{x:,.0f}" for x in sorted({p.x for p in every})])
+        axes.set(title=what or curve, xlabel=over, ylabel=every[0][1].unit, xscale="log", ylim=(0, None))
+        ticks = sorted({x for x, _ in every})
+        axes.set_xticks(ticks, [f"{x:,.0f}" for x in ticks])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend()

@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 import time
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 
@@ -38,7 +39,7 @@ def main(count: str) -> None:
         for number in range(1 + _ROUNDS):
             document, reading = _time(lambda: parse_document(body))
             records = document.records | {"round": b"%d" % number}
-            generation, writing = _time(lambda records=records: publisher.publish(records))
+            generation, writing = _time(partial(publisher.publish, records))
             sound, looking = _time(publisher.in_force)
             assert generation == number + 1
             assert sound

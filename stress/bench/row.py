@@ -37,8 +37,8 @@ class Row:
     x: float | None = None
 
 
-class Bar(TypedDict):
-    """The fields of a row that say what has to hold, and whether it does."""
+class Bar(TypedDict, total=False):
+    """The fields of a row that say what has to hold, and whether it does; none where nothing has to."""
 
     bar: str
     met: bool

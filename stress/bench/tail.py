@@ -184,7 +184,13 @@ def _answer(process: subprocess.Popen[str]) -> Figures:
 
 def main(what: str, *more: str) -> None:
     """Is one of the processes: says that it is ready, and answers each line of its standard input."""
-    {"threads": _call_in_threads, "greenlets": _call_in_greenlets, "worker": _serve, "source": _accept}[what](*more)
+    kinds: dict[str, Callable[..., None]] = {
+        "threads": _call_in_threads,
+        "greenlets": _call_in_greenlets,
+        "worker": _serve,
+        "source": _accept,
+    }
+    kinds[what](*more)
 
 
 def _say(figures: Figures) -> None:
@@ -209,7 +215,7 @@ def _time(call: Call, users: list[str], took: array[int], between: Callable[[], 
             between()
 
 
-def _spin(loops: int, _: str = "") -> None:
+def _spin(loops: int, _user: str = "") -> None:
     for _ in range(loops):
         pass
 

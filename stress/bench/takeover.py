@@ -40,10 +40,15 @@ def _delays(server: ServerProcess, directory: Path) -> Iterator[float]:
                 workers.append(stack.enter_context(Script(WORKER, env)))
                 workers[-1].wait_for("ready")
             leader = next(worker for worker in workers if worker.pid == leader_pid(server, directory))
-            polls = server.polls()
-            killed = time.monotonic()
-            leader.kill()
-            wait_for(lambda seen=polls: server.polls() > seen, "another process polls")
-            yield time.monotonic() - killed
-            wait_for(lambda dead=leader: leader_pid(server, directory) not in (0, dead.pid), "another process leads")
+            yield _delay(server, directory, leader)
             workers.remove(leader)
+
+
+def _delay(server: ServerProcess, directory: Path, leader: Script) -> float:
+    polls = server.polls()
+    killed = time.monotonic()
+    leader.kill()
+    wait_for(lambda: server.polls() > polls, "another process polls")
+    delay = time.monotonic() - killed
+    wait_for(lambda: leader_pid(server, directory) not in (0, leader.pid), "another process leads")
+    return delay

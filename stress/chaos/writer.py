@@ -246,7 +246,7 @@ def _ended() -> set[int]:
 
 def main(kind: str, directory: str, seed: str, rate: str) -> None:
     signal.signal(signal.SIGTERM, _stop)
-    Spool.append = _observed  # type: ignore[method-assign]
+    Spool.append = _observed  # type: ignore[method-assign, assignment]
     time.time = lambda: _real_time() + _shift
     getattr(Process(Path(directory), seed, float(rate)), kind)()
 

@@ -12,7 +12,15 @@ from stress.fuzz.expressions import CODE, NAMES, NOISE, Supply
 from stress.fuzz.guard import Target
 
 _CONDITION, _DOCUMENT, _RECORD = b"cdr"
-_TAGS = {"a": "a", "b": None, "age": 18, "country": "DE", "vip": True, "device-type": "tv", "país": [1, "x"]}
+_TAGS: dict[str, object] = {
+    "a": "a",
+    "b": None,
+    "age": 18,
+    "country": "DE",
+    "vip": True,
+    "device-type": "tv",
+    "país": [1, "x"],
+}
 
 
 def read(data: bytes) -> tuple[Target, object]:

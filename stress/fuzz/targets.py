@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hypotest import assignment, conditions, settings, validation
+from hypotest.condition_tokens import INVALID
 from hypotest.errors import ConditionError, ConditionSyntaxError, SettingsError
 from stress.fuzz.guard import Finding
 
@@ -40,7 +41,7 @@ def condition(given: Condition) -> bool | str:
         _fit_for_a_line(text)
         if "recursion" in text:
             raise Finding(text) from error
-        return NO_BOOL if text == conditions.INVALID else FAILS
+        return NO_BOOL if text == INVALID else FAILS
 
 
 def document(body: bytes) -> dict[str, tuple[str, ...]] | str:
