@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _POLL = 0.02
 _NUMBERS = (float, int)
 _FOREVER = 1e9
+_INF = float("inf")
 
 
 def config(
@@ -36,18 +37,21 @@ def config(
     """Sets parameters. A value given here beats the environment; None leaves a parameter as it is.
 
     Opens no file, starts no thread. Takes effect at the next call of any function, also while the SDK is at work.
-    A value that cannot be used is reported once in the log, and the previous value stands.
+    A value that cannot be used is reported once in the log, and the previous value stands. Where there was none, a
+    `server_url` that cannot be used has all events refused, and a `hash_ids` has ids hashed under a random salt.
 
     Args:
         token: the token of the project, from HypoTest. Default HT_TOKEN; without one every answer is control.
         pull_interval: seconds between two polls of the settings, for the whole host. Default 30.
-        pull_jitter: at most so many seconds are added to it at random. Default 5.
+        pull_jitter: up to so many seconds, drawn at random, are added to each interval; a new leader draws its first
+            wait from all of both. Default 5.
         log_level: "DEBUG", "INFO", "WARNING", "ERROR" or "CRITICAL". Default "INFO".
         flush_events: whether an orderly exit waits until this process's events are delivered. Default False.
         connect_to_server: False for tests and development: every answer is control or the override; no thread, no file,
             no socket. Default True.
-        further: by keyword: server_url, allow_http, state_dir, send_interval, flush_timeout, max_spool_bytes,
-            max_event_age, hash_ids, connection_timeout, leader. See the table in the README.
+        further: by keyword, each explained in the README: server_url (text), allow_http (bool, False), state_dir (an
+            absolute path), send_interval (s, 1), flush_timeout (s, 5), connection_timeout (s, 2), max_spool_bytes
+            (bytes, 512 MiB), max_event_age (s, 7 days), hash_ids (a salt, None), leader ("auto" or "off").
     """
     given = {
         "token": token,
@@ -98,7 +102,8 @@ def experiment(
         visitor_id: the visitor, if known; becomes a str. Give one of the two: with both, the visitor decides and the
             event says so.
         tags: facts for the condition of the experiment and for the event: str keys, JSON values. Never changed.
-        override: a variant of the experiment to answer with, for tests and previews.
+        override: a variant of the experiment to answer with, for tests and previews, if the condition holds; a name
+            that is none of its variants is control, and the event says so.
         report_event: False for an answer without an event.
 
     Returns:
@@ -161,13 +166,15 @@ def kpi_event(
 ) -> None:
     """Reports that a user or visitor did what an experiment is meant to influence.
 
-    When it returns, the event is in a file that outlives the process.
+    When it returns, the event is in a file that outlives the process; or refused and counted, see `Status.refused`:
+    over 64 KiB, at the cap of the spool, on a full disk.
 
     Args:
         event_name: as defined in HypoTest, such as "purchase".
         user_id: the user, if known; becomes a str.
         visitor_id: the visitor, if known; becomes a str.
-        value: what it was worth.
+        value: what it was worth, in a unit of yours: any finite number, 1.0 by default. What is none is sent as it is,
+            with a warning in the log.
         tags: further facts: str keys, JSON values. Never changed.
     """
     try:
@@ -177,7 +184,7 @@ def kpi_event(
             visitor = visitor_id if visitor_id is None or type(visitor_id) is str else _id(visitor_id)
             if not user and not visitor:
                 _warn(event_name, "a KPI event has neither user_id nor visitor_id")
-            if value.__class__ not in _NUMBERS or value - value != 0:  # nan and inf are not 0
+            if value.__class__ not in _NUMBERS or value - value != 0:  # as of nan and inf: no call of isfinite
                 value = _number(event_name, value)
             now.append(now.encoder.goal(event_name, user, visitor, value, tags))
     except EventRefused as refusal:
@@ -195,7 +202,8 @@ def match_user_visitor(
 ) -> None:
     """Reports that a user and a visitor are one person, say at login.
 
-    When it returns, the event is in a file that outlives the process.
+    When it returns, the event is in a file that outlives the process; or refused and counted, see `Status.refused`:
+    over 64 KiB, at the cap of the spool, on a full disk.
 
     Args:
         user_id: the user; becomes a str.
@@ -281,7 +289,7 @@ def _number(event_name: object, value: Any) -> Any:
     """A float of what has one, such as a Decimal; anything else is sent as it is, and said."""
     try:
         number = float(value)
-        if number - number == 0:
+        if -_INF < number < _INF:
             return value if isinstance(value, str) else number
     except Exception as error:  # noqa: BLE001 - a __float__ of the application
         interrupts.let_through(error)
@@ -294,7 +302,7 @@ def _seconds(timeout: float | None) -> float:
         return _FOREVER
     try:
         seconds = float(timeout)
-        if seconds - seconds == 0 or seconds > 0:  # not a nan, which no clock ever reaches
+        if seconds > -_INF:  # a nan is not, and no clock ever reaches one
             return seconds
     except Exception as error:  # noqa: BLE001 - a __float__ of the application
         interrupts.let_through(error)

@@ -23,7 +23,7 @@ from hypotest.header import DONE, FINISHED, FIRST_SEEN, OFFSET, ONE, SUFFIX
 from hypotest.platform import pread
 from hypotest.quarantine import Quarantine
 from hypotest.retirement import Retirement, Totals
-from hypotest.segment import Segment
+from hypotest.segment import Segment, frame_size
 from hypotest.source import Source
 from hypotest.statedir import StateDir
 
@@ -63,7 +63,7 @@ class _Part:
 
     def mark(self, n: int) -> int:
         """The segment's acknowledged position once the first `n` of them are settled."""
-        return (self.settled + n) * ONE | self.offsets[n - 1] + len(self.payloads[n - 1]) + 15 & -8
+        return (self.settled + n) * ONE | self.offsets[n - 1] + frame_size(len(self.payloads[n - 1]))
 
 
 @dataclass
@@ -279,7 +279,7 @@ class Backlog:
         orphan = source.is_orphan()  # before the position is read: what it covers then is all there will be
         settled, end = held.acknowledged(), source.end()
         offset = settled & OFFSET
-        part = _Part(source, settled >> 40)
+        part = _Part(source, header.frames(settled))
         ageing = self._control.words[LIVED] + 1 - held.words[FIRST_SEEN] >= self._max_age
         left, room = max_events - len(batch.ids), max_bytes - batch.size
         while offset < end and left > 0 and room > 0:
@@ -297,7 +297,7 @@ class Backlog:
             source.unsound_since = None
             part.offsets += offsets
             part.payloads += payloads
-            offset = offsets[-1] + len(payloads[-1]) + 15 & -8
+            offset = offsets[-1] + frame_size(len(payloads[-1]))
             left -= len(offsets)
             room -= sum(map(len, payloads))
         batch.size = max_bytes - room

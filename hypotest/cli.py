@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from hypotest import log
 from hypotest.config import VERSION, Config, parse, resolve
@@ -23,7 +23,6 @@ _DISTRIBUTION = "hypotest-python3-sdk"
 _OVERRIDES = ("token", "server_url", "state_dir")
 _INTERRUPTED = 130
 _EPILOG = "Exit status: {}; 130 interrupted."
-_NOT_TRIED = "; 2 it could not be tried"
 _NEEDS = {"server": ("starlette", "uvicorn", "yaml"), "demo": ("starlette", "uvicorn", "yaml", "gunicorn", "flask")}
 
 
@@ -97,7 +96,8 @@ def _serve(given: list[str]) -> int:
     _require("server")
     from hypotest.server import run  # noqa: PLC0415
 
-    parser = _Parser(prog="hypotest serve", description=run.DESCRIPTION, allow_abbrev=False)
+    epilog = _EPILOG.format(_COMMANDS["serve"].exits)
+    parser = _Parser(prog="hypotest serve", description=run.DESCRIPTION, epilog=epilog, allow_abbrev=False)
     run.add_arguments(parser)
     return run.main(parser.parse_args(given))
 
@@ -118,17 +118,17 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"hypotest {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     common = _common_options()
-    for name, (summary, exits, run, declare) in _COMMANDS.items():
-        command = commands.add_parser(
+    for name, command in _COMMANDS.items():
+        declared = commands.add_parser(
             name,
-            help=summary,
-            description=summary,
-            epilog=_EPILOG.format(exits if "; 2 " in exits else exits + _NOT_TRIED),
-            parents=[] if name in ("serve", "demo") else [common],
+            help=command.summary,
+            description=command.summary,
+            epilog=_EPILOG.format(command.exits),
+            parents=[common] if command.looks_at_state else [],
             allow_abbrev=False,
         )
-        command.set_defaults(run=run)
-        declare(command)
+        declared.set_defaults(run=command.run)
+        command.declare(declared)
     return parser
 
 
@@ -259,52 +259,63 @@ def _explain_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--override", metavar="X", help="as the application would pass it")
 
 
-_COMMANDS: dict[
-    str,
-    tuple[str, str, Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None]],
-] = {
-    # For the list of commands: `_run` hands what begins with it to `_serve`, with all its arguments.
-    "serve": (
+class _Command(NamedTuple):
+    """A row of the command line.
+
+    Attributes:
+        summary: for the list of commands, and its own --help.
+        exits: what its exit status says, each number of it.
+        run: runs it; None for one with a parser of its own, which `_run` turns to first.
+        declare: adds its options to a parser.
+        looks_at_state: whether it takes the options that say whose state it is about.
+    """
+
+    summary: str
+    exits: str
+    run: Callable[[argparse.Namespace], int] | None = None
+    declare: Callable[[argparse.ArgumentParser], None] = _no_options
+    looks_at_state: bool = True
+
+
+_COMMANDS = {
+    "serve": _Command(
         "the local server: experiments, events, results",
-        "0 stopped by a signal; 1 failed",
-        lambda _options: _serve([]),
-        _no_options,
+        "0 stopped by a signal; 1 failed; 2 it cannot start as told",
+        looks_at_state=False,
     ),
-    "status": (
+    "status": _Command(
         "how the SDK is doing on this host; starts and makes nothing",
         "0 told; with --ready, 0 only if settings are readable and a live leader exists, else 1; 2 it may not look",
         _status,
         _status_options,
     ),
-    "drain": (
+    "drain": _Command(
         "deliver what is pending now, through the leader or as it, whatever HT_LEADER says",
-        "0 nothing of what was pending at the start is left; 1 something is; 2 no state of this server and token,"  # noqa: ISC004
+        "0 nothing of what was pending at the start is left; 1 something is; 2 no state of this server and token,"
         " or it may not look; events of other servers and tokens are told and change nothing",
         _drain,
         _drain_options,
     ),
-    "agent": (
+    "agent": _Command(
         "the sidecar: campaign in the foreground until SIGTERM, SIGINT or SIGHUP, whatever HT_LEADER says",
         "0 stopped by a signal; 2 it could not be tried, or the state directory that was named cannot be used",
         _agent,
-        _no_options,
     ),
-    "explain": (
+    "explain": _Command(
         "why this id gets this variant, by the settings of the last run; no event, no network",
-        "0 explained; 1 there are no settings, or no such experiment",
+        "0 explained; 1 there are no settings, or no such experiment; 2 it could not be tried",
         _explain,
         _explain_options,
     ),
-    "check": (
+    "check": _Command(
         "fetch the settings and list every condition and field that version 2 does not accept",
         "0 there is none; 1 there are some; 2 the settings could not be fetched",
         _check,
-        _no_options,
     ),
-    "demo": (
+    "demo": _Command(
         "the whole product at work: server, application, visitors, a kill, an outage, a change, the results",
-        "0 nothing was lost or counted twice and every worker saw the change; 1 not so",
+        "0 nothing was lost or counted twice and every worker saw the change; 1 not so; 2 it could not be tried",
         _demo,
-        _no_options,
+        looks_at_state=False,
     ),
 }

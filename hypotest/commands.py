@@ -17,6 +17,7 @@ from hypotest import control, explanation, log, pace, report, runtime, segment, 
 from hypotest.client import Client
 from hypotest.config import Config
 from hypotest.errors import HypotestError, SettingsError, StorageError, TransportError
+from hypotest.header import frames
 from hypotest.health import gather
 from hypotest.onlooker import Onlooker
 from hypotest.survey import survey
@@ -165,7 +166,7 @@ def _left(marks: Mapping[str, int]) -> int:
     left = 0
     for path, mark in marks.items():
         with contextlib.suppress(FileNotFoundError):  # settled, and its file gone
-            left += max(0, (mark >> 40) - (segment.peek(path)[1] >> 40))
+            left += max(0, frames(mark) - frames(segment.peek(path)[1]))
     return left
 
 

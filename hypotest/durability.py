@@ -95,7 +95,7 @@ class Durability:
         try:
             head = segment.read_header(fd)
             position, settled = header.marks(path, head)
-            if position != self._synced.get(path) and position >> 40 > settled >> 40:
+            if position != self._synced.get(path) and header.frames(position) > header.frames(settled):
                 self._sync_data(fd)
         finally:
             os.close(fd)

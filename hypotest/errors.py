@@ -10,6 +10,7 @@ HypotestError
 │   └── CorruptFile        a file that is not what its name says
 ├── ThreadsStandStill      the host lets no thread of ours move while it waits for a request
 └── TransportError         the server did not do what was asked; nothing is lost, try later
+    ├── TimedOut           the connection stood, and there was no answer in time: smaller batches may pass
     ├── Unauthorized       401, 403
     ├── PayloadTooLarge    413: the same events in smaller batches may pass
     └── PayloadRejected    400, 422: one of the events may be at fault

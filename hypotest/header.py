@@ -114,8 +114,13 @@ def _named(path: str) -> tuple[bytes, int] | None:
     return None
 
 
+def frames(mark: int) -> int:
+    """How many frames a mark counts. It is frames << 40 | the offset behind the last of them."""
+    return mark >> 40
+
+
 def with_check(mark: int) -> int:
-    """A mark, frames << 40 | offset, as the acknowledged word has it."""
+    """A mark as the acknowledged word has it."""
     return mark | (zlib.crc32(mark.to_bytes(8, "little")) ^ _CHECK_OF_NOTHING) >> 24 << 32
 
 
@@ -127,7 +132,7 @@ def position(word: int, full: int) -> int:
     offset = word & OFFSET
     if not HEADER <= offset <= full or offset % 8:
         return HEADER
-    return min(word >> 40, (offset - HEADER) // SMALLEST_FRAME) * ONE | offset
+    return min(frames(word), (offset - HEADER) // SMALLEST_FRAME) * ONE | offset
 
 
 def acknowledged(word: int, full: int) -> int:
@@ -166,9 +171,9 @@ def counters_of(header: bytes, full: int) -> list[int]:
     """
     words = _WORDS.unpack(header)
     rows = [count_of(word) for word in words[COUNTERS : COUNTERS + accounts.SLOTS]]
-    settled = acknowledged(words[ACKNOWLEDGED], full) >> 40
+    settled = frames(acknowledged(words[ACKNOWLEDGED], full))
     left = rows[accounts.ACCEPTED] + settled
-    rows[accounts.ACCEPTED] += max(position(words[POSITION], full) >> 40, settled)
+    rows[accounts.ACCEPTED] += max(frames(position(words[POSITION], full)), settled)
     for slot in range(accounts.FIRST_DROP, accounts.SLOTS):
         rows[slot] = min(rows[slot], left)
         left -= rows[slot]
@@ -200,7 +205,7 @@ def guess(header: bytes) -> tuple[int, int, list[int]]:
 
     One event at least: one too many in the accounts is better than one that nobody knows of.
     """
-    claimed, settled = (mark >> 40 for mark in marks_of(header.ljust(HEADER, b"\0"), _LARGEST_GUESS))
+    claimed, settled = map(frames, marks_of(header.ljust(HEADER, b"\0"), _LARGEST_GUESS))
     events = max(1, claimed, settled)
     rows = [0] * accounts.SLOTS
     rows[accounts.ACCEPTED], rows[accounts.DELIVERED] = events, settled

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from hypotest import accounts, log
 from hypotest.control import ControlPage
 from hypotest.durability import Durability
-from hypotest.header import FINISHED, GIVEN_UP, OFFSET, ONE, POSITION, SMALLEST_FRAME, SUFFIX
+from hypotest.header import FINISHED, GIVEN_UP, OFFSET, ONE, POSITION, SMALLEST_FRAME, SUFFIX, frames
 from hypotest.quarantine import Quarantine
 from hypotest.source import Source
 from hypotest.statedir import StateDir
@@ -129,11 +129,11 @@ class Retirement:
         self._durability.about_to_fold()
         held = source.segment
         written, settled = held.position(), held.acknowledged()
-        missing = (written >> 40) - (settled >> 40)
+        missing = frames(written) - frames(settled)
         if missing > 0:
             # The position may be what is damaged: there were no more than fit in what cannot be read.
             missing = min(missing, held.uncovered(written & OFFSET) // SMALLEST_FRAME)
-        end = ((settled >> 40) + max(0, missing)) * ONE | max(written & OFFSET, settled & OFFSET)
+        end = (frames(settled) + max(0, missing)) * ONE | max(written & OFFSET, settled & OFFSET)
         if missing > 0:
             held.count(accounts.drop_slot("corrupt"), missing)
             held.acknowledge(end)

@@ -149,12 +149,12 @@ def configure(values: Mapping[str, Any], unusable: Collection[str] = ()) -> None
 def retire(client: Client) -> None:
     """Takes a client out of use: the next call builds another."""
     try:
-        if (current := _here.built.pop(_CURRENT, None)) is not client:
-            if current is not None:  # another thread was quicker, and there is a next one already
-                _here.built.setdefault(_CURRENT, current)
-        else:
+        taken = _here.built.pop(_CURRENT, None)
+        if taken is client:
             _here.former = client.reader
             _here.carried = client.spool.unreported() if client.spool is not None else client.refusals
+        elif taken is not None:  # another thread was quicker, and there is a next one already
+            _here.built.setdefault(_CURRENT, taken)
         client.close()
     except BaseException:  # an interrupt, maybe before the campaign was told
         if client.campaign is not None and not client.campaign.stopping:
@@ -205,7 +205,7 @@ def start_thread(name: str, run: Callable[[], None]) -> threading.Thread | None:
         ThreadsStandStill: it would not move.
         RuntimeError: no thread can be started: a limit, or the interpreter is going down.
     """
-    uwsgi = _uwsgi()
+    uwsgi = uwsgi_module()
     if uwsgi is not None:
         if _is_master(uwsgi):  # whose fork runs no hooks: a thread here would hang the workers
             return None
@@ -216,7 +216,7 @@ def start_thread(name: str, run: Callable[[], None]) -> threading.Thread | None:
     return thread
 
 
-def _uwsgi() -> Any:
+def uwsgi_module() -> Any:
     """The module by which uWSGI tells the processes it runs about themselves; None elsewhere."""
     if "uwsgi" not in sys.modules and "uwsgi" not in sys.builtin_module_names:
         return None

@@ -234,7 +234,7 @@ class Segment:
 
     def unsettled(self) -> int:
         """How many frames the position covers that are not settled yet."""
-        return max(0, (self.position() >> 40) - (self.acknowledged() >> 40))
+        return max(0, header.frames(self.position()) - header.frames(self.acknowledged()))
 
     def uncovered(self, until: int) -> int:
         """How many bytes before `until` no sound frame covers."""
@@ -259,7 +259,7 @@ class Segment:
         payload = pread(self.fd, length, start)
         if murmur3(payload, self.seed, False) != checksum:
             return None
-        return payload, (start + length + 7) & -8
+        return payload, offset + frame_size(length)
 
     def frames(self, offset: int, end: int, most: int, room: int) -> tuple[list[int], list[bytes]]:
         """The sound frames that follow one another from `offset` on: their offsets and payloads.
@@ -286,7 +286,7 @@ class Segment:
                 break
             offsets.append(offset + at)
             payloads.append(payload)
-            at = at + length + 15 & -8
+            at = at + length + 15 & -8  # frame_size
         return offsets, payloads
 
     def next_sound(self, offset: int, end: int) -> int:
@@ -303,6 +303,11 @@ class Segment:
                         return offset + 8 * at
             offset += block
         return end
+
+
+def frame_size(length: int) -> int:
+    """The bytes that a payload of `length` takes: length and checksum, itself, and zeros up to a multiple of 8."""
+    return length + 15 & -8
 
 
 class Writer:

@@ -21,7 +21,7 @@ from hypotest.errors import EventRefused
 from hypotest.header import DONE, FINISHED, FULL_SIZE, GIVEN_UP, HEADER, OFFSET, ONE, POSITION
 from hypotest.instance import Instance
 from hypotest.platform import directory_size
-from hypotest.segment import MAX_PAYLOAD, Segment, Writer, pack_frame_head
+from hypotest.segment import MAX_PAYLOAD, Segment, Writer, frame_size, pack_frame_head
 
 _SMALLEST, _LARGEST = 64 << 10, 2 << 20
 _QUICK, _SLOW = 10.0, 60.0
@@ -130,7 +130,7 @@ class Spool:
         offset = position & OFFSET
         frame = pack_frame_head(len(payload), murmur3(payload, target.seed, False)) + payload
         target.map[offset : offset + len(frame)] = frame
-        target.words[POSITION] = position + ONE + (len(frame) + 7 & -8)  # publish last
+        target.words[POSITION] = position + ONE + frame_size(len(payload))  # publish last
 
     def refuse(self, reason: str) -> None:
         """Counts an event that is not accepted, in a file that outlives the process if there is room for one."""

@@ -11,7 +11,7 @@ import orjson
 from hypotest import accounts, control, interrupts, segment
 from hypotest.config import parse
 from hypotest.errors import ConfigError, CorruptFile
-from hypotest.header import SUFFIX
+from hypotest.header import SUFFIX, frames
 from hypotest.segment import Segment
 from hypotest.statedir import StateDir
 
@@ -64,7 +64,7 @@ def is_settled(path: str, position: int, own: Mapping[str, Segment]) -> bool:
     except OSError as error:
         interrupts.let_through(error)
         return isinstance(error, FileNotFoundError)
-    return acknowledged >> 40 >= position >> 40
+    return frames(acknowledged) >= frames(position)
 
 
 def server_of(state: StateDir) -> str:

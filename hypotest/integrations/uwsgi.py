@@ -16,6 +16,7 @@ import importlib
 import sys
 
 from hypotest.integrations import hook, worker_ends, worker_starts
+from hypotest.runtime import uwsgi_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,10 +25,8 @@ if TYPE_CHECKING:
 
 @hook
 def _register() -> None:
-    if "uwsgi" not in sys.modules and "uwsgi" not in sys.builtin_module_names:
-        return
-    uwsgi = importlib.import_module("uwsgi")
-    if not hasattr(uwsgi, "worker_id"):  # some other module of that name
+    uwsgi = uwsgi_module()
+    if uwsgi is None:
         return
     if uwsgi.worker_id() > 0:
         _on_fork(uwsgi)

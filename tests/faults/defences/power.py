@@ -44,7 +44,7 @@ FAULTS: list[Fault] = [
         "they are dropped by count, `corrupt`; nothing stays pending for ever",
         _TEST + "pages_lost_under_the_position_are_counted",
         "25 cuts: corrupt = counted - delivered, 0 pending, spool empty",
-        (Removal(_RETIREMENT, "        missing = (written >> 40) - (settled >> 40)\n", "        missing = 0\n"),),
+        (Removal(_RETIREMENT, "        missing = frames(written) - frames(settled)\n", "        missing = 0\n"),),
     ),
     Fault(
         "The power fails after the server's answer; that it came is lost",
