@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 from hypotest import assignment, interrupts, log, runtime
 from hypotest.assignment import Decision, decide
@@ -18,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    Tags = Mapping[str, Any]
+    from hypotest.assignment import Tags
 _POLL = 0.02
 _NUMBERS = (float, int)
 _FOREVER = 1e9
@@ -86,7 +85,7 @@ def experiment(
     experiment_name: str,
     user_id: object = None,
     visitor_id: object = None,
-    tags: Tags | None = None,
+    tags: Tags = None,
     override: str | None = None,
     report_event: bool = True,
 ) -> Variant:
@@ -162,7 +161,7 @@ def kpi_event(
     user_id: object = None,
     visitor_id: object = None,
     value: float = 1.0,
-    tags: Tags | None = None,
+    tags: Tags = None,
 ) -> None:
     """Reports that a user or visitor did what an experiment is meant to influence.
 
@@ -198,7 +197,7 @@ def match_user_visitor(
     user_id: object,
     visitor_id: object,
     context: str | None = None,
-    tags: Tags | None = None,
+    tags: Tags = None,
 ) -> None:
     """Reports that a user and a visitor are one person, say at login.
 
@@ -336,7 +335,7 @@ def _warn_unready(name: object, now: Client) -> None:
         "unready",
         "%s: no settings have arrived yet, the answer is control",
         log.shown(name),
-        every=600.0,
+        every=log.RARELY,
         turn=now.page.turn if now.page is not None else None,
     )
 

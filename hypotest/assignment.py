@@ -297,3 +297,13 @@ def _local(experiment: Experiment, override: object) -> Decision | None:
     except Exception as error:  # noqa: BLE001 - the answer is the one below
         let_through(error)
     return experiment.bad_override
+
+
+def has_utf8(text: str) -> bool:
+    """Whether a text can be hashed and sent: one with a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        let_through(error)
+        return False
+    return True

@@ -19,11 +19,10 @@ from hypotest.post import Post, StartThread
 from hypotest.spool import Spool
 
 _POLL = 0.02
-_THREAD_RETRY = 30.0
-_LOOK_EVERY = 1.0
-_SILENT = 2.0
-_KICK_EVERY = 1.0
-_DISK_RETRY = 10.0
+_THREAD_RETRY = 30.0  # s, where none could be started
+_LOOK_EVERY = 1.0  # s, in a process in which none moves
+_SILENT = 2.0  # s without a heartbeat: what the leader has published of the spool is out of date
+_DISK_RETRY = 10.0  # s, where no state directory could be used
 
 
 class Client:
@@ -87,7 +86,7 @@ class Client:
                 "token",
                 "no token: every answer is control and events are refused;"
                 " call hypotest.config(token=...) or set HT_TOKEN",
-                every=600.0,
+                every=log.RARELY,
             )
             return
         if not settled.server_url:
@@ -97,7 +96,7 @@ class Client:
                 "server_url",
                 "no server: every answer is control and events are refused, since the server_url or HT_SERVER_URL that"
                 " was given cannot be used",
-                every=600.0,
+                every=log.RARELY,
             )
             return
         self._instance = instance or Instance()
@@ -115,7 +114,7 @@ class Client:
                 interrupts.let_through(error)
                 named = root in (self.config.state_dir, statedir.of_systemd(os.environ))
                 level = log.WARNING if named else log.INFO
-                log.limited(level, f"state:{root}", "state directory not used: %s", error, every=600.0)
+                log.limited(level, f"state:{root}", "state directory not used: %s", error, every=log.RARELY)
                 continue
             self.state, self.page = state, page
             held = self._former.held(state.path) if self._former is not None else None
@@ -135,7 +134,7 @@ class Client:
             "state",
             "no usable state directory: every answer is control and events are"
             " refused; set HT_STATE_DIR to a directory of this user",
-            every=600.0,
+            every=log.RARELY,
         )
 
     def _spool_bytes(self) -> int:
@@ -152,7 +151,7 @@ class Client:
         if self.reader is not None and self.spool is not None and self.page is not None and state is not None:
             if not self.reader.retry():
                 log.limited(
-                    log.WARNING, "snapshot", "settings: what is in force cannot be read, others are", every=600.0
+                    log.WARNING, "snapshot", "settings: what is in force cannot be read, others are", every=log.RARELY
                 )
             lost, gone = self.spool.check(), self.page.replaced() or not state.whole()
             if gone:
@@ -195,7 +194,7 @@ class Client:
                 "no thread can be started here, events are kept for another process"
                 " to send; run `hypotest agent` if there is none: %s",
                 error,
-                every=600.0,
+                every=log.RARELY,
                 turn=self.page.turn if self.page is not None else None,
             )
         else:
@@ -251,11 +250,9 @@ class Client:
         marks = look.survey(self.state, self.spool.segments).marks
         if own:
             marks = {path: mark for path, mark in marks.items() if self.spool.instance.name in path}
-        kick_at = 0.0
+        kick = control.Kicks(self.page)
         while True:
-            if time.monotonic() >= kick_at:  # again and again: a leader in trouble does not listen to every one
-                self.page.kick()
-                kick_at = time.monotonic() + _KICK_EVERY
+            kick()
             held = self.spool.segments
             marks = {path: mark for path, mark in marks.items() if not look.is_settled(path, mark, held)}
             if not marks or time.monotonic() >= deadline:

@@ -23,7 +23,6 @@ from hypotest.onlooker import Onlooker
 from hypotest.survey import survey
 
 _POLL = 0.02
-_KICK_EVERY = 1.0
 _LOOK_EVERY = 1.0
 _STATE_RETRY = 5.0
 _BATCH_GRACE = 3.0
@@ -47,7 +46,7 @@ def quiet() -> None:
     logging.getLogger("hypotest").addHandler(logging.NullHandler())
 
 
-def _require_token(config: Config) -> str:
+def _require_access(config: Config) -> str:
     if config.token is None:
         raise CommandFailed(2, "no token: set HT_TOKEN")
     if not config.server_url:
@@ -56,7 +55,7 @@ def _require_token(config: Config) -> str:
 
 
 def _look(config: Config) -> Onlooker:
-    _require_token(config)
+    _require_access(config)
     quiet()
     return Onlooker(config.replace(connect_to_server=True))
 
@@ -143,12 +142,9 @@ def _drained(
     dropped = gather(looker).dropped
     started = time.monotonic()
     with _campaign(config, state):
-        kicked = -_KICK_EVERY
+        kick = control.Kicks(page)  # a leader that backs off waits up to a minute, and is meant to try now
         while (left := _left(marks)) and time.monotonic() - started < timeout:
-            # Again and again: a leader that backs off waits up to a minute, and is meant to try now.
-            if time.monotonic() - kicked >= _KICK_EVERY:
-                kicked = time.monotonic()
-                page.kick()
+            kick()
             time.sleep(_POLL)
         alive = looker.leader_is_alive() if left else True
     if left:
@@ -203,7 +199,7 @@ def agent(config: Config, given: Mapping[str, str]) -> int:
         config: in force.
         given: the options of the command line, by parameter name.
     """
-    token = _require_token(config)
+    token = _require_access(config)
     _require_connection(config)
     _require_usable(config, token)
     pace.alone()
@@ -244,7 +240,7 @@ def _require_place(config: Config, now: Client) -> None:
     """Ends a client that works in another state directory than the one named."""
     if config.state_dir is not None and now.state is not None and now.state.root != config.state_dir:
         runtime.retire(now)
-        _require_usable(config, _require_token(config))
+        _require_usable(config, _require_access(config))
         raise CommandFailed(2, f"the state directory {config.state_dir} cannot be used")
 
 
@@ -326,7 +322,7 @@ def check(config: Config) -> int:
     """`hypotest check`."""
     from hypotest.transport import HttpTransport  # noqa: PLC0415 - requests, for this command only
 
-    _require_token(config)
+    _require_access(config)
     _require_connection(config)
     try:
         fetched = HttpTransport(config).fetch_settings(None)

@@ -66,6 +66,7 @@ KINDS = ("server", "settings", "refused", "unready", "vacant", "election", "loop
 _SAID = 2560 // 8
 _PACE, _NEWS = 90, 600
 _ATTEMPTS = 10
+_KICK_EVERY = 1.0
 _DRAFT, _DRAFT_AGE = ".control-", 60.0
 _U64 = (1 << 64) - 1
 
@@ -210,6 +211,21 @@ class ControlPage:
         offset, size = area
         raw = text.encode("utf-8", "replace")[: size - _TEXT.size]
         self._map[offset : offset + _TEXT.size + len(raw)] = _TEXT.pack(len(raw), zlib.crc32(raw)) + raw
+
+
+class Kicks:
+    """Wakes the leader again and again: one that is in trouble does not listen to every kick."""
+
+    def __init__(self, page: ControlPage) -> None:
+        self._page = page
+        self._due = 0.0
+
+    def __call__(self) -> None:
+        """Wakes it, if the last time was a second ago or more."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + _KICK_EVERY
+            self._page.kick()
 
 
 def open_control(directory: str, generation: int = 0) -> ControlPage:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import mmh3
 
-from hypotest.assignment import BUCKETS, HASHES, SEED, Decision, Experiment, decide, totals
+from hypotest.assignment import BUCKETS, HASHES, SEED, Decision, Experiment, decide, has_utf8, totals
 from hypotest.errors import ConditionError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def explain(
     value, error = _condition_value(experiment, user_id, visitor_id, tags)
     hashed_id = visitor_id or user_id or None
     key = h = x = None
-    if hashed_id and _has_utf8(hashed_id):
+    if hashed_id and has_utf8(hashed_id):
         key = hashed_id + experiment.suffix
         h = mmh3.hash(key.encode(), SEED, False)
         x = math.floor(h / HASHES * BUCKETS) / BUCKETS
@@ -101,14 +101,6 @@ def explain(
             for (variant, share), total, end in zip(experiment.shares, sums, experiment.thresholds, strict=True)
         ),
     )
-
-
-def _has_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _condition_value(

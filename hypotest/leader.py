@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hypotest.leadership import Leadership
 
-TICK = 0.1
+_TICK = 0.1
 STALE = 0.35
 _STUCK_AFTER = 5.0
 _LOCK_BACKOFF = 1.0
@@ -30,7 +30,7 @@ _AFTER_YOU = 0.01
 
 
 def _nothing() -> None:
-    """What is left to do after the end."""
+    """In place of callbacks that are not to be called again."""
 
 
 class Campaign:
@@ -92,7 +92,7 @@ class Campaign:
             except Exception as error:  # noqa: BLE001 - the campaign must outlive everything
                 self._unexpected(error)
                 self._not_before = time.monotonic() + _LOCK_BACKOFF
-                self._stop.wait(TICK)
+                self._stop.wait(_TICK)
         if not self._abandoned:
             self._watch.close()
             self.step_down()  # `stop` may have come while this thread was becoming the leader
@@ -103,7 +103,7 @@ class Campaign:
         """Until the next look: a moment, or longer if the kernel tells this follower when the leader ends."""
         words = self._post.page.words
         if self.leading or not self._watch.on(words[LEADER_PID], words[LEADER_SPACE]):
-            self._stop.wait(TICK)
+            self._stop.wait(_TICK)
         elif self._watch.wait() and words[LEADER_PID] == self._watch.pid:  # nobody has followed it yet
             self._beat, self._beat_at = words[HEARTBEAT], time.monotonic() - STALE
 
@@ -176,7 +176,7 @@ class Campaign:
             self._unexpected(error)
 
     def _complain(self, what: str) -> None:
-        log.limited(log.WARNING, "vacant", "%s", what, every=600.0, turn=self._post.page.turn)
+        log.limited(log.WARNING, "vacant", "%s", what, every=log.RARELY, turn=self._post.page.turn)
 
     def _unexpected(self, error: Exception) -> None:
         key = f"campaign:{type(error).__name__}"

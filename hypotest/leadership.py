@@ -25,11 +25,11 @@ from hypotest.survey import survey
 from hypotest.transport import HttpTransport
 from hypotest.watch import pid_space
 
-_RESCAN = 1.0
+_RESCAN = 1.0  # s, while a backlog goes out
 _NEIGHBOURS_EVERY = 60.0
 _BACKOFF_FIRST, _BACKOFF_CAP = 0.5, 60.0
 _UNAUTHORIZED_FACTOR, _UNAUTHORIZED_CAP = 5, 300.0
-_PATIENCE = 1.0
+_PATIENCE = 1.0  # s, that a kick leaves between two attempts at a server in trouble
 _MIB = 1 << 20
 
 
@@ -141,7 +141,7 @@ class Leadership:
     def tick(self) -> None:
         """One heartbeat; never waits."""
         words = self._post.page.words
-        words[HEARTBEAT] = words[HEARTBEAT] % (1 << 62) + 1
+        words[HEARTBEAT] = words[HEARTBEAT] % (1 << 62) + 1  # never 0, which says that nobody leads
         if words[KICK] != self._kick:
             self._kick = words[KICK]
             self.wake_sender()

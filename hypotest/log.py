@@ -12,6 +12,9 @@ from hypotest.interrupts import let_through
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 """As `logging` numbers them."""
 
+RARELY = 600.0
+"""Seconds between two lines about what only a change of the configuration, or of the host, can mend."""
+
 _MAX_KEYS = 256
 _MAX_SHOWN = 120
 _MAX_ARGUMENT = 1000
@@ -40,7 +43,7 @@ def line(level: int, message: str, *args: object) -> None:
     """Logs `message` as one line of bounded length; never raises, whatever handlers the application has."""
     try:
         fit = [arg if isinstance(arg, (int, float)) else _fit(str(arg)) for arg in args]
-        logging.getLogger("hypotest").log(level, message, *fit)
+        logging.getLogger(handler.NAME).log(level, message, *fit)
     except Exception as error:  # noqa: BLE001 - must not reach the application's callers through us
         let_through(error)
 
@@ -63,7 +66,8 @@ def limited(
         args: its arguments. Pass user data through `shown`.
         every: seconds between two lines of one key.
         about: tells lines of one key apart, such as a name; the first eight of them have a limit of their own.
-        turn: asked with the key, up to a colon, and `every`, whether no other process of the host has said it.
+        turn: called with what of `key` stands before a colon, one of `control.KINDS`, and with `every`; False where
+            another process of the host has just said it.
     """
     now = time.monotonic()
     if about:
@@ -111,7 +115,7 @@ def _fit(text: str) -> str:
 def _heard(level: int) -> bool:
     """Whether a line of that level goes anywhere: where it does not, it must not take the turn of another process."""
     try:
-        return bool(logging.getLogger("hypotest").isEnabledFor(level))
+        return bool(logging.getLogger(handler.NAME).isEnabledFor(level))
     except Exception as error:  # noqa: BLE001 - as in `line`
         let_through(error)
         return False

@@ -43,7 +43,7 @@ class Publisher:
         self._closed = True
 
     def _is_closed(self) -> bool:
-        """A call: of an attribute that was False a moment ago mypy believes that it still is."""
+        """A method: another thread closes this, and mypy takes an attribute for what it was before."""
         return self._closed
 
     def in_force(self) -> bool:

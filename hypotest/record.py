@@ -1,4 +1,4 @@
-"""Frozen records: what a dataclass is, without the millisecond that one of twenty fields adds to our import."""
+"""Frozen records, in place of dataclasses: one of twenty fields would add a millisecond to our import."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Totals:
             return not self._closed
 
     def closed(self) -> bool:
-        """Whether they are the next leader's. A call: of an attribute mypy believes that it still is what it was."""
+        """Whether they are the next leader's. A method: another thread closes them; see Publisher."""
         return self._closed
 
     def close(self) -> None:

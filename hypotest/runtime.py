@@ -83,7 +83,7 @@ def _open(here: _Process) -> Client:
     settled, warnings = resolve(_overrides, os.environ)
     log.configure(settled.log_level)
     for warning in warnings:
-        log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=600.0)
+        log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=log.RARELY)
     candidate = Client(settled, start_thread, retire, here.carried, here.instance, here.former)
     here.page = _TOO_EARLY  # until the campaign is started, which an interrupt may come before
     client = here.built.setdefault(_CURRENT, candidate)

@@ -16,9 +16,9 @@ from hypotest.transport import Transport
 MAX_EVENTS = 1000
 MAX_BYTES = 512 << 10
 _MOST_HALVINGS = 6
-_QUICK = 2.0
-_PROBES = 32
-_RUN = 100
+_QUICK = 2.0  # s: a batch acknowledged within that doubles the next
+_PROBES = 32  # events sent alone, to see whether a server refuses everything
+_RUN = 100  # events, between two rests
 
 
 class Sender:

@@ -203,7 +203,7 @@ class Reader:
             directory: the namespace's directory.
             page: its control page.
             decode: makes an experiment of a record; called once for each record and generation.
-            former: what is served until the directory has settings, which were deleted.
+            former: what is served until the directory has settings again, if those it had were deleted.
         """
         self._directory = directory
         self._page = page

@@ -24,14 +24,14 @@ from hypotest.platform import directory_size
 from hypotest.segment import MAX_PAYLOAD, Segment, Writer, frame_size, pack_frame_head
 
 _SMALLEST, _LARGEST = 64 << 10, 2 << 20
-_QUICK, _SLOW = 10.0, 60.0
-_RETRY_AFTER = 1.0
-_PUBLISHED_FOR = 2.0
+_QUICK, _SLOW = 10.0, 60.0  # s: a segment that was full sooner is followed by a larger one, later by a smaller one
+_RETRY_AFTER = 1.0  # s, after a refusal
+_PUBLISHED_FOR = 2.0  # s: so long what this process opened is added to what the leader published
 _TALLY = 4096
-_RESERVE, _RESERVE_SHARE = 64 << 20, 0.05
-_MOST_SPENT = 4
-_MOST_IDLE = 8
-_SOON = 2.0
+_RESERVE, _RESERVE_SHARE = 64 << 20, 0.05  # bytes, and share of the disk: the smaller of the two is left to the host
+_MOST_SPENT = 4  # full segments that wait for our thread to release them
+_MOST_IDLE = 8  # segments that nobody writes to at the moment
+_SOON = 2.0  # s: a segment that will be full within that has the next one made
 
 
 class Spool:
@@ -345,7 +345,7 @@ class Spool:
                     self._tally_made = False
 
     def end(self) -> None:
-        """Lets go of what is finished, and of whom it asks for the size: the last call, in a thread of ours."""
+        """Releases what is finished, and drops the reference to the client: the last call, in a thread of ours."""
         self._release_finished()
         self._spool_bytes = int  # none: it was a method of who holds this, and that cycle would keep files open
 

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from hypotest import conditions, document, pace
+from hypotest.assignment import has_utf8
 from hypotest.condition_tokens import INVALID
 from hypotest.errors import ConditionSyntaxError
 
@@ -105,7 +106,7 @@ def _parse(parts: Iterable[document.Tests], known: Verdicts, *, thorough: bool) 
             except TypeError:  # orjson's: a lone surrogate
                 if not any(problem.unusable for problem in found):
                     found.insert(0, Problem(name, "", "its texts are not valid Unicode"))
-                if _encodable(name):
+                if has_utf8(name):
                     records[name] = _record(name, None, found)
             if found or name in problems:  # of a part before, where the name occurs twice
                 problems[name] = found
@@ -146,14 +147,6 @@ def _verdict(text: str, names: tuple[str, ...]) -> str:
     except ConditionSyntaxError as error:
         return str(error).removeprefix(f"{INVALID}: ")
     return ""
-
-
-def _encodable(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @lru_cache(maxsize=64)

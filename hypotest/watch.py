@@ -39,8 +39,8 @@ def may_live(pid: int) -> bool:
 def _pace() -> float:
     """Seconds for which a poll may wait; 0 where it would hold up others than us.
 
-    So where our thread is a greenlet, and `select` is not its library's. A greenlet's wait costs several times as much
-    as a thread's: hence fewer of them.
+    That is under eventlet, and under gevent unless it has patched `select` as well. A greenlet's wait costs several
+    times as much as a thread's: hence fewer of them.
     """
     if "eventlet" in sys.modules:
         return 0.0

@@ -160,9 +160,9 @@ def test_the_command_line() -> None:
     text = section("Command line")
     documented = {code(row[0]).split()[1]: row[0] for row in rows(text) if row[0].startswith("`hypotest ")}
     assert set(documented) == set(cli._COMMANDS)
-    for name, (_, _, _, declare) in cli._COMMANDS.items():
+    for name, command in cli._COMMANDS.items():
         parser = cli._Parser(add_help=False)
-        declare(parser)
+        command.declare(parser)
         for action in parser._actions:
             for option in action.option_strings:
                 assert option in documented[name], f"{name} {option}"

@@ -150,8 +150,9 @@ class Application(Child):
         arguments = ("gunicorn", "--config", f"python:{gunicorn_conf.__name__}", "hypotest.demo.app:app")
         super().__init__("application", directory, arguments, env)
 
-    def start_and_wait(self, clock: Clock) -> None:
-        """Starts it; returns when all workers are there."""
+    def start_and_wait(self, clock: Clock, env: dict[str, str]) -> None:
+        """Starts it, with that in its environment, too; returns when all workers are there."""
+        self._env = {**self._env, **env}
         self._workers.mkdir()
         self.start()
 

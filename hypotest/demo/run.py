@@ -31,7 +31,6 @@ LIMIT = 55.0
 _VISITORS, _PER_SECOND, _THREADS = 2000, 170.0, 8
 _KILL_AT, _OUTAGE_AT, _CHANGE_AT = 500, 800, 1400
 _OUTAGE = 3.0
-_KICK_EVERY = 1.0
 _CONDITION = 'country == "DE"'
 _NEW_CONDITION = 'country in ("DE", "AT", "CH")'
 _NEW_COUNTRY = "AT"
@@ -93,7 +92,6 @@ class Demo:
         self._state = str(directory / "state")
         env = environment(directory) | {"HT_TOKEN": self._token}
         self._server = Server(directory, env, self._experiments, self._db)
-        self._app_env = env
         self._application = Application(directory, env)
         self._workers = Workers(self._application)
         self._ledger = Ledger()
@@ -145,13 +143,15 @@ class Demo:
         self._write_experiments(_CONDITION)
         self._server.start_and_wait(self._clock)
         self._say("server", f"listens on {self._server.url}; experiments: {', '.join(TRUE_RATES)}")
-        self._app_env |= {
-            "HT_SERVER_URL": self._server.url,
-            "HT_STATE_DIR": self._state,
-            "HT_PULL_INTERVAL": "1",
-            "HT_PULL_JITTER": "0",
-        }
-        self._application.start_and_wait(self._clock)
+        self._application.start_and_wait(
+            self._clock,
+            {
+                "HT_SERVER_URL": self._server.url,
+                "HT_STATE_DIR": self._state,
+                "HT_PULL_INTERVAL": "1",
+                "HT_PULL_JITTER": "0",
+            },
+        )
         found = self._workers.all(self._clock, "every worker has settings", lambda each: each["generation"] > 0, "DE")
         pids = ", ".join(map(str, sorted(found)))
         self._say("application", f"gunicorn, preloaded, {len(found)} workers (pid {pids}) on {self._application.url}")
@@ -219,14 +219,10 @@ class Demo:
         return True
 
     def _end(self, all_saw: bool) -> Outcome:
-        kicked = -_KICK_EVERY
+        kick = control.Kicks(self._page)  # a leader that backed off during the outage is meant to try now
 
         def delivered() -> bool:
-            # As `hypotest drain` does: a leader that backed off during the outage is meant to try now.
-            nonlocal kicked
-            if time.monotonic() - kicked >= _KICK_EVERY:
-                kicked = time.monotonic()
-                self._page.kick()
+            kick()
             return gather(self._look).pending == 0
 
         with contextlib.suppress(DemoFailed):  # what is missing then is counted as lost

@@ -24,11 +24,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hypotest.assignment import BOTH_IDS, INACTIVE
+
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping
 
-ASSIGNED = ("both user_id and visitor_id where sent", "experiment is inactive")
+ASSIGNED = (BOTH_IDS, INACTIVE)
 """The texts of `ht_sdk_error` of a true assignment: what the SDK decided, it decided by the rules."""
 
 _MATCHES = "SELECT DISTINCT user_id, visitor_id FROM events WHERE account = ? AND user_id <> '' AND visitor_id <> ''"

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hypotest import control
 from stress import chaos
 from stress.chaos import checker, history
 from stress.chaos.director import DISK, TOKEN, Director, Place
@@ -149,7 +150,7 @@ def _progress(passed: float, place: Place, server: ServerProcess, director: Dire
     page = director.page()
     print(
         f"{passed:6.0f} s  {sum(director.kills.values()):6,} kills  {calls:10,} calls  {stored:10,} at the server"
-        f"  leader {page.words[1] if page else 0:5,}  {len(director.trouble)} in trouble",
+        f"  leader {page.words[control.EPOCH] if page else 0:5,}  {len(director.trouble)} in trouble",
         flush=True,
     )
 
