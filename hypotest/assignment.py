@@ -93,12 +93,12 @@ def _control(error: str) -> Decision:
 
 
 def no_id() -> Decision:
-    """Decide for a call with neither id, whether or not the experiment is known: control."""
+    """Decides for a call with neither id, whether or not the experiment is known: control."""
     return _control(NO_ID)
 
 
 def undefined(reason: str = NOT_DEFINED) -> Decision:
-    """Decide without an experiment: control; an `override` is not looked at, as in 1.0.9.
+    """Decides without an experiment: control; an `override` is not looked at, as in 1.0.9.
 
     Args:
         reason: NOT_DEFINED, or NO_SETTINGS while there are none yet.
@@ -107,7 +107,7 @@ def undefined(reason: str = NOT_DEFINED) -> Decision:
 
 
 def offline(override: object) -> Variant:
-    """Give the variant for `connect_to_server=False`: control, or what `override` names.
+    """Gives the variant for `connect_to_server=False`: control, or what `override` names.
 
     Args:
         override: the caller's; anything but a non-empty str counts as absent.
@@ -116,7 +116,7 @@ def offline(override: object) -> Variant:
 
 
 def threshold(total: float) -> int:
-    """Count the hashes h with `floor(h / 2**32 * 10000) / 10000 <= total`: 0 to 2**32."""
+    """Counts the hashes h with `floor(h / 2**32 * 10000) / 10000 <= total`: 0 to 2**32."""
     if total >= 1:
         return HASHES
     if not total >= 0:
@@ -217,7 +217,7 @@ class Experiment:
 
 
 def totals(shares: Sequence[tuple[str, float]]) -> list[float]:
-    """Add the shares up, as floats, in order: where each variant ends."""
+    """Adds the shares up, as floats, in order: where each variant ends."""
     totals: list[float] = []
     total = 0.0
     for _, share in shares:
@@ -234,7 +234,7 @@ def _table(names: Sequence[str], given: Mapping[str, Variant], error: str | None
 def decide(
     experiment: Experiment, user_id: str | None, visitor_id: str | None, tags: Tags, override: object
 ) -> Decision:
-    """Decide one call: the hot path.
+    """Decides one call: the hot path.
 
     Args:
         experiment: from the settings.
@@ -270,7 +270,7 @@ def decide(
 def _unhashed(
     experiment: Experiment, user_id: str | None, visitor_id: str | None, tags: Tags, override: object
 ) -> Decision | None:
-    """Decide without the hash, or give None: everything a plain experiment has not."""
+    """Decides without the hash, or gives None: everything a plain experiment has not."""
     if experiment.unusable is not None:
         return experiment.unusable
     if experiment.condition is not None:

@@ -52,24 +52,24 @@ class Node:
 
 
 def constant(value: Any) -> Node:
-    """Give the node of a literal or a collection of them."""
+    """Gives the node of a literal or a collection of them."""
     return Node(lambda _t, _u, _v: value, 1, constant=True, value=value)
 
 
 def item(node: Node, position: int) -> Any:
-    """Give the value of an element of a collection; it must be a constant."""
+    """Gives the value of an element of a collection; it must be a constant."""
     if not node.constant:
         fail("a list, tuple or set holds literals only", position)
     return node.value
 
 
 def is_singleton(node: Node) -> bool:
-    """Tell whether this is None, True or False, the right operands of `is`."""
+    """Tells whether this is None, True or False, the right operands of `is`."""
     return node.constant and (node.value is None or isinstance(node.value, bool))
 
 
 def tag(name: str) -> Node:
-    """Read a tag, by `.get`: a defaultdict's `[]` would change the caller's tags."""
+    """Reads a tag, by `.get`: a defaultdict's `[]` would change the caller's tags."""
 
     def run(tags: Any, _user_id: Any, _visitor_id: Any) -> Any:
         value = tags.get(name, _MISSING)
@@ -87,19 +87,19 @@ ID_NODES = {
 
 
 def length(node: Node) -> Node:
-    """Evaluate `len(node)`."""
+    """Evaluates `len(node)`."""
     run = node.run
     return Node(lambda t, u, v: len(run(t, u, v)), node.depth + 1)
 
 
 def not_(node: Node) -> Node:
-    """Evaluate `not node`."""
+    """Evaluates `not node`."""
     run = node.run
     return Node(lambda t, u, v: not run(t, u, v), node.depth + 1)
 
 
 def negative(node: Node) -> Node:
-    """Evaluate `-node`; of a number it is a literal again, so that lists may hold it."""
+    """Evaluates `-node`; of a number it is a literal again, so that lists may hold it."""
     if type(node.value) in (int, float, bool):
         return constant(-node.value)
     run = node.run
@@ -107,7 +107,7 @@ def negative(node: Node) -> Node:
 
 
 def call(method: str, node: Node, arguments: Sequence[Node]) -> Node:
-    """Evaluate `node.method()` or `node.method(argument)`, the object first, as Python does."""
+    """Evaluates `node.method()` or `node.method(argument)`, the object first, as Python does."""
     run = node.run
     bound = operator.attrgetter(method)
     if not arguments:
@@ -128,7 +128,7 @@ def _strippable(run: Run) -> Run:
 
 
 def and_(nodes: Sequence[Node]) -> Node:
-    """Give the first falsy operand, or the last one."""
+    """Gives the first falsy operand, or the last one."""
     if len(nodes) == 1:
         return nodes[0]
     *heads, tail = (node.run for node in nodes)
@@ -144,7 +144,7 @@ def and_(nodes: Sequence[Node]) -> Node:
 
 
 def or_(nodes: Sequence[Node]) -> Node:
-    """Give the first truthy operand, or the last one."""
+    """Gives the first truthy operand, or the last one."""
     if len(nodes) == 1:
         return nodes[0]
     *heads, tail = (node.run for node in nodes)
@@ -160,7 +160,7 @@ def or_(nodes: Sequence[Node]) -> Node:
 
 
 def compare(first: Node, rest: Sequence[tuple[str, Node]]) -> Node:
-    """Evaluate a chain of comparisons: each operand is evaluated once, at most."""
+    """Evaluates a chain of comparisons: each operand is evaluated once, at most."""
     depth = 1 + max(first.depth, *(node.depth for _, node in rest))
     left = first.run
     links = [(_comparison(name, node), node.run) for name, node in rest]
@@ -183,7 +183,7 @@ def compare(first: Node, rest: Sequence[tuple[str, Node]]) -> Node:
 
 
 def _comparison(name: str, right: Node) -> Callable[[Any, Any], Any]:
-    """Give the function for an operator; membership in plain constants becomes a set's.
+    """Gives the function for an operator; membership in plain constants becomes a set's.
 
     Only for left operands of the plain types: there hash and equality agree with a scan. Any other
     object may define both as it likes, or have no hash, and gets the scan that Python would do.

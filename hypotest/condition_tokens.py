@@ -63,12 +63,12 @@ _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
 def fail(message: str, position: int) -> NoReturn:
-    """Raise the ConditionSyntaxError for something at this position (0 is the first character)."""
+    """Raises the ConditionSyntaxError for something at this position (0 is the first character)."""
     raise ConditionSyntaxError(f"{INVALID}: {message} at character {position + 1}")
 
 
 def tokenize(text: str, names: Iterable[str]) -> list[Token]:
-    """Split a condition into tokens, END last.
+    """Splits a condition into tokens, END last.
 
     Args:
         text: the condition.
@@ -126,7 +126,7 @@ def _is_call(tokens: Sequence[Token]) -> bool:
 
 
 def _collection(text: str, at: int) -> tuple[Token, int] | None:
-    """Read the list, tuple or set at `at` and tell where it ends, if it has a comma and plain literals only."""
+    """Reads the list, tuple or set at `at` and tells where it ends, if it has a comma and plain literals only."""
     found = _ITEMS.match(text, at + 1)
     opening = text[at]
     if found is None or text[found.end() : found.end() + 1] != _CLOSING[opening]:
@@ -149,7 +149,7 @@ def _item(literal: str, at: int) -> float | str | None:
 
 
 def set_of(items: Sequence[Any], position: int) -> set[Any]:
-    """Make the set of a set display; `{}` is none, and an item needs a hash."""
+    """Makes the set of a set display; `{}` is none, and an item needs a hash."""
     if not items:
         fail("{} is no set", position)
     try:
@@ -207,7 +207,7 @@ class _Lexicon:
             self._special[name[0]] = (*self._special.get(name[0], ()), name)
 
     def read(self, text: str, at: int) -> tuple[Token, int]:
-        """Give the token at `at`, which is no blank, and where it ends."""
+        """Gives the token at `at`, which is no blank, and where it ends."""
         char = text[at]
         special = self._special.get(char)
         if special is not None and text.startswith(special, at):
@@ -284,7 +284,7 @@ def _number(text: str, at: int) -> tuple[Token, int]:
 
 
 def _read_number(literal: str) -> float:
-    """Read an int or float; `int(_, 0)` and `float` take digits, underscores and zeros as Python's syntax does."""
+    """Reads an int or float; `int(_, 0)` and `float` take digits, underscores and zeros as Python's syntax does."""
     if literal[:2].lower() == "0x" or not ("." in literal or "e" in literal.lower()):
         return int(literal, 0)
     return float(literal)
@@ -325,7 +325,7 @@ def _unescape(body: str, at: int) -> str:
 
 
 def _escaped(piece: str, at: int) -> str:
-    """Give the text of what follows a backslash; unknown escapes keep the backslash, as in Python."""
+    """Gives the text of what follows a backslash; unknown escapes keep the backslash, as in Python."""
     char = piece[0]
     if char in _HEX_ESCAPES or char == "N":
         end = 1 + _HEX_ESCAPES.get(char, 0)

@@ -17,7 +17,7 @@ Decisions at its edges:
   quotes, f-strings, bytes, comments and line continuations are outside.
 * A line break separates tokens inside brackets, and is ignored at both ends of the text.
 * A tag name need not be an identifier: `device-type == 'tv'` works when `device-type` is among the names
-  (as it did in 1.0.9); the longest name wins. The words of the grammar can't be names, `len` can.
+  (as it did in 1.0.9); the longest name wins. The words of the grammar cannot be names, `len` can.
 * A tag is read with `.get`: the caller's tags are never changed, not even a defaultdict.
 * A name that is not declared makes the condition invalid, also where Python would not reach it.
 
@@ -58,7 +58,7 @@ _NO_TAGS: dict[str, object] = {}
 
 
 def parse(text: str, names: Iterable[str]) -> Condition:
-    """Turn a condition into a closure.
+    """Turns a condition into a closure.
 
     Args:
         text: the condition, as the settings have it.
@@ -81,12 +81,12 @@ def parse(text: str, names: Iterable[str]) -> Condition:
 
 
 def always(tags: Mapping[str, object] | None, user_id: str | None, visitor_id: str | None) -> bool:  # noqa: ARG001 - the signature of a condition
-    """Answer True: what `parse` gives for the condition `True`."""
+    """Answers True: what `parse` gives for the condition `True`."""
     return True
 
 
 def _guarded(run: Run) -> Condition:
-    """Give every outcome of an evaluation its one form: a bool, or a ConditionError."""
+    """Gives every outcome of an evaluation its one form: a bool, or a ConditionError."""
 
     def condition(tags: Mapping[str, object] | None, user_id: str | None, visitor_id: str | None) -> bool:
         # Tags are the caller's objects: their operators may raise anything.

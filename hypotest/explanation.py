@@ -72,7 +72,7 @@ BY = ("no id", "settings", "condition", "override", "listed id", "id", "hash")
 def explain(
     experiment: Experiment, user_id: str | None, visitor_id: str | None, tags: Tags, override: object
 ) -> Explanation:
-    """Decide one call, and tell how: same arguments as `decide`, which makes the decision."""
+    """Decides one call, and tells how: same arguments as `decide`, which makes the decision."""
     decision = decide(experiment, user_id, visitor_id, tags, override)
     value, error = _condition_value(experiment, user_id, visitor_id, tags)
     hashed_id = visitor_id or user_id or None
@@ -117,7 +117,7 @@ def _condition_value(
 
 
 def _by(experiment: Experiment, decision: Decision) -> str:
-    """Tell what settled a call: a decision is an object of its own for each way to it."""
+    """Tells what settled a call: a decision is an object of its own for each way to it."""
     if decision in experiment.one_id or decision in experiment.both_ids:
         return "hash"
     if decision is experiment.bad_override or decision in experiment.overridden.values():

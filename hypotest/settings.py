@@ -33,7 +33,7 @@ _TRUE = "True"
 
 
 def decode(record: bytes | memoryview) -> Experiment:
-    """Make the experiment of a record.
+    """Makes the experiment of a record.
 
     Args:
         record: from `Document.records`; any bytes-like object.

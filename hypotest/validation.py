@@ -76,13 +76,13 @@ class Document(NamedTuple):
 
 
 def parse_document(body: bytes, known: Verdicts | None = None, *, thorough: bool = False) -> Document:
-    """Read a settings document.
+    """Reads a settings document.
 
     Args:
         body: the server's answer, `{"tests": {name: entry}}`.
         known: the verdicts of the document before it, if any. Conditions it has need not be read again, which is
             most of the time: a quarter of the work.
-        thorough: list all problems of an entry, not just the one that makes it unusable. Not for a poller: thousands
+        thorough: lists all problems of an entry, not just the one that makes it unusable. Not for a poller: thousands
             of empty entries would keep it from its work five times as long.
 
     Raises:
@@ -114,7 +114,7 @@ def _parse(parts: Iterable[document.Tests], known: Verdicts, *, thorough: bool) 
 
 
 def validate(name: str, entry: object) -> list[Problem]:
-    """Find what is wrong with one entry.
+    """Finds what is wrong with one entry.
 
     Args:
         name: its key.
@@ -151,7 +151,7 @@ def _verdict(text: str, names: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=64)
 def _error(field: str, message: str) -> bytes:
-    """Give the `ht_sdk_error` of an unusable entry, as JSON."""
+    """Gives the `ht_sdk_error` of an unusable entry, as JSON."""
     if field == _CONDITION:
         return orjson.dumps(f"{INVALID}: {message}")
     place = f"{field}: " if field else ""

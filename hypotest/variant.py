@@ -69,7 +69,7 @@ class Variant:
         return Variant, (self.variant,)
 
     def to_json(self) -> str:
-        """Give the JSON text of name and control flag, letter for letter as 1.0.9 did.
+        """Gives the JSON text of name and control flag, letter for letter as 1.0.9 did.
 
         Returns:
             `{"variant": "b", "is_control": false}`, ASCII only.

@@ -111,6 +111,7 @@ def as_json(env: dict[str, str]) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str, bare: dict[str, str]) -> None:
+    """The help of each command shows how it is called, and what its exit status means."""
     told = hypotest(bare, name, "--help")
     assert f"usage: hypotest {name}" in told
     assert "Exit status: 0" in told
@@ -118,6 +119,7 @@ def test_every_command_has_help(name: str, bare: dict[str, str]) -> None:
 
 
 def test_help_lists_all_commands_and_imports_neither_requests_nor_starlette(bare: dict[str, str]) -> None:
+    """The help names all commands, and imports none of the packages that only some of them need."""
     probe = (
         "import sys\nfrom hypotest.cli import main\ntry:\n main(['--help'])\nexcept SystemExit: pass\n"
         "print([m for m in ('requests', 'starlette', 'uvicorn', 'flask', 'filelock') if m in sys.modules])"
@@ -150,14 +152,17 @@ def test_help_lists_all_commands_and_imports_neither_requests_nor_starlette(bare
 def test_a_misuse_is_one_line_on_stderr_and_exit_status_2(
     arguments: tuple[str, ...], said: str, bare: dict[str, str]
 ) -> None:
+    """A misuse is told in one line, which never shows a token, and ends with status 2."""
     assert said in hypotest(bare, *arguments, status=2)
 
 
 def test_a_bad_variable_of_the_environment_is_named_and_the_default_holds(env: dict[str, str]) -> None:
+    """A variable with a bad value is named, and the command goes on with the default."""
     assert "HT_SEND_INTERVAL is not used" in hypotest(env | {"HT_SEND_INTERVAL": "often"}, "status")
 
 
 def test_serve_and_demo_without_their_extra_say_what_to_install(bare: dict[str, str]) -> None:
+    """A command whose packages are not installed names the extra that brings them, in one line."""
     probe = (
         "import sys\nclass Missing:\n"
         " def find_spec(self, name, path=None, target=None):\n"
@@ -174,6 +179,7 @@ def test_serve_and_demo_without_their_extra_say_what_to_install(bare: dict[str, 
 
 
 def test_a_reader_that_goes_away_is_no_traceback(env: dict[str, str]) -> None:
+    """Whoever reads may go away: the command fails, and says nothing about it."""
     process = subprocess.Popen(
         command("status", "--json"), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -186,6 +192,7 @@ def test_a_reader_that_goes_away_is_no_traceback(env: dict[str, str]) -> None:
 
 
 def test_the_module_is_the_command(bare: dict[str, str]) -> None:
+    """`python -m hypotest` is the same as `hypotest`."""
     assert hypotest(bare, "--version").startswith("hypotest 2.")
 
 
@@ -195,6 +202,7 @@ def test_the_module_is_the_command(bare: dict[str, str]) -> None:
 def test_status_where_nothing_has_run_says_where_it_looked_and_makes_nothing(
     env: dict[str, str], tmp_path: Path
 ) -> None:
+    """Where nothing has run, the status names the directory that it looked in, and no file or directory is made."""
     told = hypotest(env, "status")
     assert "nothing has run here" in told
     assert env["HT_STATE_DIR"] in told
@@ -205,6 +213,7 @@ def test_status_where_nothing_has_run_says_where_it_looked_and_makes_nothing(
 
 
 def test_status_changes_no_file(env: dict[str, str]) -> None:
+    """To look at the state, with or without `--ready`, leaves every file as it was."""
     leave_pending(env, 3)
     before = _tree(Path(env["HT_STATE_DIR"]))
     hypotest(env, "status")
@@ -217,6 +226,7 @@ def _tree(root: Path) -> dict[str, bytes]:
 
 
 def test_status_tells_what_is_pending_and_that_nobody_leads(env: dict[str, str]) -> None:
+    """Events that nobody delivers yet are in the accounts, and the status says that there never was a leader."""
     leave_pending(env, 7)
     told = hypotest(env, "status")
     assert "7 accepted = 0 delivered + 7 pending + 0 dropped" in told
@@ -226,6 +236,7 @@ def test_status_tells_what_is_pending_and_that_nobody_leads(env: dict[str, str])
 
 
 def test_ready_needs_settings_and_a_leader_that_moves(env: dict[str, str], tmp_path: Path) -> None:
+    """A host is ready with settings and a leader at work, and is not while that one is stopped, or once it is dead."""
     with agent(env, tmp_path / "agent.log") as process:
         assert hypotest(env, "status", "--ready") == "ready\n"
         told = hypotest(env, "status")
@@ -244,6 +255,7 @@ def test_ready_needs_settings_and_a_leader_that_moves(env: dict[str, str], tmp_p
 
 
 def test_status_shows_the_last_error_of_the_leader(env: dict[str, str], server: ServerProcess, tmp_path: Path) -> None:
+    """Why the leader does not reach the server is in the status, until it does."""
     with agent(env, tmp_path / "agent.log"):
         server.kill()
         wait_for(lambda: "ConnectionRefusedError" in str(as_json(env)["last_error"]), "the leader notices")
@@ -255,6 +267,7 @@ def test_status_shows_the_last_error_of_the_leader(env: dict[str, str], server: 
 
 
 def test_status_names_other_namespaces_with_waiting_events(env: dict[str, str]) -> None:
+    """Events that wait in another namespace are told separately, with the command that delivers them."""
     leave_pending(env, 2)
     leave_pending(env | {"HT_TOKEN": "the-token-before"}, 5)
     told = hypotest(env, "status")
@@ -273,6 +286,7 @@ def test_status_names_other_namespaces_with_waiting_events(env: dict[str, str]) 
 def test_status_names_the_server_of_a_neighbour_and_the_command_that_drains_it(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
+    """A neighbour's server is named where it is known, and the command that is shown delivers what waits for it."""
     with agent(env, tmp_path / "agent.log"):
         pass
     leave_pending(env, 3)
@@ -287,6 +301,7 @@ def test_status_names_the_server_of_a_neighbour_and_the_command_that_drains_it(
 
 
 def test_status_is_no_alarm_where_nothing_is_at_work(env: dict[str, str]) -> None:
+    """A host that is not ready because nothing runs or waits there is idle, and its status says so."""
     leave_pending(env, 1)
     hypotest(env, "drain")
     idle = "idle: no process of the application is at work here, nothing is pending"
@@ -297,6 +312,7 @@ def test_status_is_no_alarm_where_nothing_is_at_work(env: dict[str, str]) -> Non
 
 
 def test_status_says_that_a_leader_ended_without_signing_off(env: dict[str, str], server: ServerProcess) -> None:
+    """A leader that ended without its exit handlers is told from one that signed off."""
     application(
         env,
         "import os, time\nwhile not (hypotest.status().leader_pid and hypotest.status().ready): time.sleep(0.01)\n"
@@ -329,6 +345,7 @@ def no_fallback(env: dict[str, str]) -> None:
 
 @pytest.mark.usefixtures("no_fallback")
 def test_a_state_directory_that_the_sdk_would_not_use_is_one_line(env: dict[str, str], tmp_path: Path) -> None:
+    """Each command names the directory and what is wrong with it; the events in it are there once that is put right."""
     leave_pending(env, 3)
     state = Path(env["HT_STATE_DIR"])
     state.chmod(0o777)
@@ -345,6 +362,7 @@ def test_a_state_directory_that_the_sdk_would_not_use_is_one_line(env: dict[str,
 def test_a_damaged_control_page_is_told_and_the_agent_makes_it_anew(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
+    """A damaged or missing control page is named by who looks; the agent makes a new one, and loses no event."""
     leave_pending(env, 3)
     (page,) = Path(env["HT_STATE_DIR"]).rglob("control")
     page.write_text("damaged")
@@ -367,6 +385,7 @@ def misled(env: dict[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def test_commands_look_where_the_application_works(misled: dict[str, str], tmp_path: Path) -> None:
+    """Where the directory that was named cannot be used, status and drain find the one that the application took."""
     leave_pending(misled, 3)
     told = hypotest(misled, "status")
     assert "3 accepted" in told
@@ -379,6 +398,7 @@ def test_commands_look_where_the_application_works(misled: dict[str, str], tmp_p
 
 
 def test_the_agent_ends_when_its_state_directory_cannot_be_used_any_more(env: dict[str, str], tmp_path: Path) -> None:
+    """The agent does not go on in another directory than the one named: it ends with status 2 and says why."""
     state, log = Path(env["HT_STATE_DIR"]), tmp_path / "agent.log"
     with agent(env, log) as process:
         state.rename(tmp_path / "gone")
@@ -389,6 +409,7 @@ def test_the_agent_ends_when_its_state_directory_cannot_be_used_any_more(env: di
 
 
 def test_options_beat_the_environment(env: dict[str, str], server: ServerProcess, tmp_path: Path) -> None:
+    """Token, server and state directory that are given as options hold, whatever the environment says."""
     leave_pending(env, 4)
     wrong = env | {"HT_TOKEN": "another", "HT_SERVER_URL": "https://else.example", "HT_STATE_DIR": str(tmp_path / "x")}
     given = ("--token", TOKEN, "--server-url", server.url, "--state-dir", env["HT_STATE_DIR"])
@@ -396,6 +417,7 @@ def test_options_beat_the_environment(env: dict[str, str], server: ServerProcess
 
 
 def test_status_as_text_says_what_is_stale_refused_and_dropped() -> None:
+    """The text says that settings are stale, what was refused and why, and how many events were dropped."""
     status = Status(
         connected=True,
         ready=True,
@@ -420,11 +442,13 @@ def test_status_as_text_says_what_is_stale_refused_and_dropped() -> None:
 
 @pytest.mark.parametrize(("seconds", "said"), [(0, "0 s"), (119, "119 s"), (7100, "118 min"), (1e6, "12 days")])
 def test_an_age_has_the_unit_people_use(seconds: float, said: str) -> None:
+    """A duration is told in the unit that people use for one of its length."""
     assert report.age(seconds) == said
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, "0 B"), (999, "999 B"), (1000, "0.977 KiB"), (1 << 30, "1 GiB")])
 def test_a_size_has_three_digits(count: int, said: str) -> None:
+    """A size is told in the unit in which three digits are enough."""
     assert report.size(count) == said
 
 
@@ -432,6 +456,7 @@ def test_a_size_has_three_digits(count: int, said: str) -> None:
 
 
 def test_drain_where_there_is_no_state_fails_and_makes_nothing(env: dict[str, str]) -> None:
+    """A mistyped token, server or directory is no success: drain fails, makes nothing, tells what waits elsewhere."""
     told = hypotest(env, "drain", status=2)
     assert f"no state of {env['HT_SERVER_URL']} and this token in {env['HT_STATE_DIR']}" in told
     assert not Path(env["HT_STATE_DIR"]).exists()
@@ -446,6 +471,7 @@ def test_drain_where_there_is_no_state_fails_and_makes_nothing(env: dict[str, st
 
 
 def test_drain_says_that_events_wait_elsewhere(env: dict[str, str]) -> None:
+    """To have delivered everything of one token does not hide what waits for another."""
     leave_pending(env, 2)
     leave_pending(env | {"HT_TOKEN": "the-token-before"}, 5)
     drained, elsewhere = hypotest(env, "drain").splitlines()
@@ -457,6 +483,7 @@ def test_drain_says_that_events_wait_elsewhere(env: dict[str, str]) -> None:
 
 
 def test_drain_leads_itself_whatever_ht_leader_says(env: dict[str, str], server: ServerProcess) -> None:
+    """Where nobody leads, drain does, also under HT_LEADER=off, and delivers each event once."""
     leave_pending(env, 300)
     assert "300 events were pending, none of them is left" in hypotest(env | {"HT_LEADER": "off"}, "drain")
     assert server.accounts()["events"] == 300
@@ -465,6 +492,7 @@ def test_drain_leads_itself_whatever_ht_leader_says(env: dict[str, str], server:
 
 
 def test_drain_kicks_a_live_leader(env: dict[str, str], server: ServerProcess, tmp_path: Path) -> None:
+    """Where somebody leads, drain has it send at once, and takes nothing over."""
     with agent(env | {"HT_SEND_INTERVAL": "3600"}, tmp_path / "agent.log") as process:
         leave_pending(env, 50)
         assert "none of them is left" in hypotest(env, "drain")
@@ -474,6 +502,7 @@ def test_drain_kicks_a_live_leader(env: dict[str, str], server: ServerProcess, t
 
 
 def test_drain_tells_how_many_are_left_and_why(env: dict[str, str], server: ServerProcess) -> None:
+    """What cannot be delivered in time is counted, with the reason, and is not lost."""
     leave_pending(env, 20)
     server.kill()
     told = hypotest(env, "drain", "--timeout", "1.5", status=1)
@@ -484,6 +513,7 @@ def test_drain_tells_how_many_are_left_and_why(env: dict[str, str], server: Serv
 
 
 def test_drain_says_that_the_leader_is_stopped(env: dict[str, str], tmp_path: Path) -> None:
+    """A leader that is stopped keeps its lock, and drain names it as the reason."""
     with agent(env, tmp_path / "agent.log") as process:
         process.send_signal(signal.SIGSTOP)
         leave_pending(env, 5)
@@ -492,6 +522,7 @@ def test_drain_says_that_the_leader_is_stopped(env: dict[str, str], tmp_path: Pa
 
 
 def test_drain_empties_the_namespace_of_an_old_token(env: dict[str, str], server: ServerProcess) -> None:
+    """Events of a token that was replaced are delivered under it, as soon as the server accepts it once more."""
     old = "rotated-away"
     leave_pending(env | {"HT_TOKEN": old}, 6)
     told = hypotest(env, "drain", "--token", old, "--timeout", "1", status=1)
@@ -510,6 +541,7 @@ def test_drain_empties_the_namespace_of_an_old_token(env: dict[str, str], server
 def test_the_agent_delivers_what_workers_accept_and_ends_well(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
+    """The agent delivers for workers that never lead, and ends with status 0 when it is told to."""
     log = tmp_path / "agent.log"
     for number in (signal.SIGTERM, signal.SIGINT):
         with agent(env | {"HT_LEADER": "off", "HT_SEND_INTERVAL": "0.1"}, log) as process:
@@ -527,6 +559,7 @@ def test_the_agent_delivers_what_workers_accept_and_ends_well(
 def test_the_agent_moves_on_when_its_state_directory_is_deleted(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
+    """Where the state directory disappears, the agent makes it anew, and leads and delivers in it."""
     state = Path(env["HT_STATE_DIR"])
     with agent(env | {"HT_SEND_INTERVAL": "0.1"}, tmp_path / "agent.log"):
         state.rename(tmp_path / "gone")
@@ -536,6 +569,7 @@ def test_the_agent_moves_on_when_its_state_directory_is_deleted(
 
 
 def test_drain_agent_and_check_do_not_connect_where_it_is_forbidden(env: dict[str, str]) -> None:
+    """Under HT_CONNECT_TO_SERVER=false the commands that need the server say so, and make nothing."""
     offline = env | {"HT_CONNECT_TO_SERVER": "false"}
     for name in ("drain", "agent", "check"):
         assert "HT_CONNECT_TO_SERVER is false" in hypotest(offline, name, status=2)
@@ -554,6 +588,7 @@ def informed(env: dict[str, str], tmp_path: Path) -> dict[str, str]:
 
 
 def test_explain_tells_condition_hash_threshold_and_variant(informed: dict[str, str], server: ServerProcess) -> None:
+    """Each step of a decision is shown, without the server, from the settings that the host has."""
     server.kill()
     told = hypotest(informed, "explain", "button", "--user-id", "u1")
     assert "condition   True  ->  True" in told
@@ -572,6 +607,7 @@ def test_explain_tells_condition_hash_threshold_and_variant(informed: dict[str, 
 def test_explain_agrees_with_the_application_for_every_kind_of_tag(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
+    """A tag given on the command line has the type that the application's own would have."""
     names = ["n", "flag", "nothing", "text", "digits", "broken", "nan"]
     condition = (
         "n == 5 and flag is not None and flag == True and nothing is None and text == 'x y'"
@@ -594,6 +630,7 @@ def test_explain_agrees_with_the_application_for_every_kind_of_tag(
 
 
 def test_explain_leaves_no_event_and_no_trace(informed: dict[str, str], server: ServerProcess) -> None:
+    """To explain a decision is no exposure: no event, no file and no request comes of it."""
     before = _tree(Path(informed["HT_STATE_DIR"])), server.polls()
     hypotest(informed, "explain", "button", "--user-id", "u1")
     assert (_tree(Path(informed["HT_STATE_DIR"])), server.polls()) == before
@@ -601,11 +638,13 @@ def test_explain_leaves_no_event_and_no_trace(informed: dict[str, str], server: 
 
 
 def test_explain_of_an_unknown_experiment_lists_near_names(informed: dict[str, str]) -> None:
+    """A name that no experiment has is answered with those near it, or with all there are."""
     assert "no experiment is called 'buttn'; near it: button" in hypotest(informed, "explain", "buttn", status=1)
     assert "there are button, germans" in hypotest(informed, "explain", "zzz", status=1)
 
 
 def test_explain_without_settings_says_so(env: dict[str, str]) -> None:
+    """Without settings nothing can be explained, and the command says whether anything has run at all."""
     assert "nothing has run here" in hypotest(env, "explain", "button", "--user-id", "u", status=1)
     leave_pending(env, 1)
     assert "no settings have arrived yet" in hypotest(env, "explain", "button", "--user-id", "u", status=1)
@@ -615,11 +654,13 @@ def test_explain_without_settings_says_so(env: dict[str, str]) -> None:
 
 
 def test_check_passes_good_settings(env: dict[str, str]) -> None:
+    """Settings that are all accepted give status 0, and no state is made to check them."""
     assert hypotest(env, "check").startswith("2 experiments: all accepted")
     assert not Path(env["HT_STATE_DIR"]).exists()
 
 
 def test_check_lists_every_condition_and_field_it_would_not_accept(env: dict[str, str], tmp_path: Path) -> None:
+    """Every fault of every experiment is listed by its field; a mere doubt is a note; what is fine is not mentioned."""
     good = {
         "test_id": 1,
         "test_state": "running",
@@ -667,6 +708,7 @@ def _canned(directory: Path, body: str) -> Iterator[str]:
 
 
 def test_check_that_cannot_fetch_exits_with_2(env: dict[str, str], server: ServerProcess, tmp_path: Path) -> None:
+    """Settings that cannot be had are told from settings that are not accepted, by status 2."""
     assert "401" in hypotest(env | {"HT_TOKEN": "wrong"}, "check", status=2)
     with _canned(tmp_path, "<html>Please log in</html>") as url:
         assert "not JSON" in hypotest(env | {"HT_SERVER_URL": url}, "check", status=2)
@@ -678,6 +720,7 @@ def test_check_that_cannot_fetch_exits_with_2(env: dict[str, str], server: Serve
 
 
 def test_serve_is_the_server(bare: dict[str, str], tmp_path: Path) -> None:
+    """`hypotest serve` says where it listens, and ends with status 0 at SIGTERM."""
     ran = command("serve", "--port", "0", "--db", str(tmp_path / "e.db"))
     process = subprocess.Popen(
         ran, env=bare | {"HT_TOKEN": TOKEN}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path
@@ -699,6 +742,7 @@ def test_serve_is_the_server(bare: dict[str, str], tmp_path: Path) -> None:
 def test_another_user_than_the_application_s_is_told_so_and_no_directory_is_made(
     env: dict[str, str], tmp_path: Path
 ) -> None:
+    """A command of another user than the application's says whose the directory is, and takes no other instead."""
     leave_pending(env, 1)
     state = Path(env["HT_STATE_DIR"])
     for path in [state, *state.rglob("*")]:
@@ -756,6 +800,7 @@ def test_what_a_terminal_cannot_show_is_escaped(informed: dict[str, str], encodi
 
 
 def test_an_error_of_the_system_is_one_line(env: dict[str, str]) -> None:
+    """An output that cannot be written, as on a full disk, is one line and status 2."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             command("status", "--json"),

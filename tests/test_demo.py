@@ -79,6 +79,7 @@ def _processes_in(directory: str) -> list[str]:
 
 
 def test_the_demo_loses_nothing_counts_nothing_twice_and_cleans_up(tmp_path: Path) -> None:
+    """Through the kills of a worker and of the server, each event is counted once, and nothing stays behind."""
     env = demo_env(tmp_path)
     started = time.monotonic()
     process = start(env)
@@ -109,6 +110,7 @@ def test_the_demo_loses_nothing_counts_nothing_twice_and_cleans_up(tmp_path: Pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_cleans_up(number: int, tmp_path: Path) -> None:
+    """Ctrl-C and SIGTERM end the demo with all of its processes and files."""
     env = demo_env(tmp_path)
     process = start(env)
     try:
@@ -126,6 +128,7 @@ def test_an_interrupted_demo_cleans_up(number: int, tmp_path: Path) -> None:
 
 
 def test_a_demo_that_cannot_start_says_why_and_cleans_up(tmp_path: Path) -> None:
+    """What a child printed before it failed is shown, and nothing stays behind."""
     env = demo_env(tmp_path)
     broken = tmp_path / "broken" / "gunicorn"
     broken.mkdir(parents=True)
@@ -142,6 +145,7 @@ def test_a_demo_that_cannot_start_says_why_and_cleans_up(tmp_path: Path) -> None
 
 
 def test_the_experiments_of_the_demo_and_of_the_example_have_the_same_variants() -> None:
+    """Demo and example have the variants for which the demo's visitors have a true rate."""
     example = Path(__file__).parent.parent / "examples" / "flask_gunicorn" / "experiments.yaml"
     for settings in (load(example.read_text()), load(json.dumps(run.experiments("True")), is_json=True)):
         variants = {name: set(test["variants_distribution"]) for name, test in settings.tests.items()}
@@ -160,6 +164,7 @@ def acknowledged(*request_ids: str) -> Ledger:
 
 
 def test_the_ledger_finds_what_is_lost_doubled_and_strange() -> None:
+    """An acknowledged event must be there once, one of an unanswered request may be, and no other."""
     ledger = acknowledged("a", "b", "c")
     ledger.send("unanswered")
     good = [("a", "visit", "x"), ("b", "visit", "x"), ("c", "visit", "x")]
@@ -183,6 +188,7 @@ def test_the_ledger_finds_what_is_lost_doubled_and_strange() -> None:
     ],
 )
 def test_the_demo_fails_on_any_fault(verdict: Verdict, accepted: int, all_saw: bool, faults: int) -> None:
+    """A lost, doubled or strange event, accounts that do not fit and a worker without the change are faults."""
     outcome = run.Outcome(Status(accepted=accepted), verdict, resent=3, leaders=2, polls=9, all_saw=all_saw)
     assert len(outcome.faults()) == faults
     assert f"duplicates {verdict.duplicates}  lost {verdict.lost}" in run.accounts_line(outcome, 0)
@@ -215,6 +221,7 @@ print(s.server_port, flush=True); s.serve_forever()
 @pytest.mark.parametrize("answer", ["none", "begun"])
 @pytest.mark.parametrize("killed", [True, False])
 def test_only_a_killed_worker_may_leave_a_request_unanswered(killed: bool, answer: str) -> None:
+    """A visitor asks again where a worker was killed on purpose; any other missing answer ends the demo."""
     with subprocess.Popen(
         [sys.executable, "-c", FLAKY, answer], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
@@ -241,6 +248,7 @@ def test_only_a_killed_worker_may_leave_a_request_unanswered(killed: bool, answe
 
 
 def test_a_child_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that ignores SIGTERM is killed, and its own children with it."""
     monkeypatch.setattr("hypotest.demo.processes._GRACE", 0.2)
     (tmp_path / "stubborn.py").write_text(
         "import os, signal, time\n"
@@ -264,6 +272,7 @@ def test_a_child_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypat
 
 
 def test_no_wait_goes_beyond_the_end_of_the_demo() -> None:
+    """A wait is over when the demo's time is, however long it may take by itself, and says what did not happen."""
     started = time.monotonic()
     with pytest.raises(DemoFailed, match="something"):
         Clock(0.1).wait(lambda: False, "something", 60)
@@ -273,6 +282,7 @@ def test_no_wait_goes_beyond_the_end_of_the_demo() -> None:
 def test_the_environment_of_the_children_has_nothing_of_the_user_s_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """No variable of the user's leads the children to another server, token or directory."""
     for name in ("HT_TOKEN", "HT_FUTURE_OPTION", "GUNICORN_CMD_ARGS", "XDG_STATE_HOME", "STATE_DIRECTORY"):
         monkeypatch.setenv(name, "the user's")
     env = environment(tmp_path)

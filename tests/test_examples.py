@@ -29,12 +29,14 @@ READERS = 100
 
 
 def test_the_example_is_the_application_of_the_demo() -> None:
+    """Whoever reads the example reads what the demo runs."""
     packaged = Path(hypotest.demo.__file__).with_name("app.py")
     assert (EXAMPLES / "flask_gunicorn" / "app.py").read_text() == packaged.read_text()
 
 
 @pytest.mark.parametrize("name", SHOPS)
 def test_a_shop_runs_with_the_one_command_of_its_readme(name: str, tmp_path: Path) -> None:
+    """Each shop is started by one command, answers, sends what happened, is ready and ends with status 0."""
     need(*NEEDS[name])
     command, ready, price = SHOPS[name]
     with Example(name, tmp_path) as shop:
@@ -81,6 +83,7 @@ def redis() -> Iterator[str]:
 def test_celery_runs_with_the_commands_of_its_readme(
     broker: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    """The newsletter's mails and clicks are all in the results, with either broker."""
     need(("celery",), ("celery",))
     env = {"BROKER_URL": request.getfixturevalue("redis")} if broker == "redis" else {}
     with Example("celery", tmp_path, env=env) as newsletter:

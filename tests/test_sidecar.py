@@ -86,6 +86,7 @@ def status(env: dict[str, str], *options: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_agent_in_order(number: signal.Signals, env: dict[str, str], tmp_path: Path) -> None:
+    """At SIGTERM, SIGINT and SIGHUP the agent says which it was, signs off and ends with status 0."""
     with Agent(env, tmp_path / "agent.log") as agent:
         wait_for(agent.leads, "it leads")
         assert agent.stop(number) == 0
@@ -97,6 +98,7 @@ def test_a_signal_ends_the_agent_in_order(number: signal.Signals, env: dict[str,
 def test_the_agent_outlives_its_terminal_under_nohup(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
+    """A SIGHUP that is ignored when the agent starts stays ignored: it goes on to deliver."""
     ignored = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
     with Agent(env, tmp_path / "agent.log", ignored) as agent, Script(WORKER, env) as worker:
         wait_for(agent.leads, "it leads")
@@ -111,6 +113,7 @@ def test_the_agent_outlives_its_terminal_under_nohup(
 def test_a_batch_under_way_is_finished_before_the_agent_ends(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
+    """The server's answer to the last batch is waited for, so that the next agent does not send it again."""
     with Agent(env | POLLS_ONCE, tmp_path / "first.log") as agent, Script(WORKER, env) as worker:
         wait_for(agent.leads, "it leads")
         wait_for(server.polls, "it has polled")
@@ -142,6 +145,7 @@ def _bytes_unanswered(port: int) -> bool:
 def test_a_server_that_hangs_does_not_hold_the_agent_up(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
+    """An agent that is told to stop ends within a bounded time; what was under way, the next one delivers."""
     with Agent(env | POLLS_ONCE, tmp_path / "agent.log") as agent, Script(WORKER, env) as worker:
         wait_for(agent.leads, "it leads")
         wait_for(server.polls, "it has polled")
@@ -159,6 +163,7 @@ def test_a_server_that_hangs_does_not_hold_the_agent_up(
 def test_with_flush_events_the_agent_sends_what_is_pending_before_it_ends(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
+    """With flush_events nothing that was pending at the signal is left for another agent."""
     slow = {"HT_SEND_INTERVAL": "3600", "HT_FLUSH_EVENTS": "true"}
     with Agent(env | slow, tmp_path / "agent.log") as agent, Script(WORKER, env) as worker:
         wait_for(agent.leads, "it leads")
@@ -172,6 +177,7 @@ def test_with_flush_events_the_agent_sends_what_is_pending_before_it_ends(
 def test_a_second_agent_waits_quietly_and_takes_over(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
+    """A second agent says one line and does nothing until the first is dead; then it delivers."""
     with Agent(env, tmp_path / "first.log") as first:
         wait_for(first.leads, "the first leads")
         with Agent(env, tmp_path / "second.log") as second, Script(WORKER, env) as worker:
@@ -189,6 +195,7 @@ def test_a_second_agent_waits_quietly_and_takes_over(
 
 
 def test_ready_means_settings_and_a_living_leader(env: dict[str, str], server: ServerProcess, tmp_path: Path) -> None:
+    """Events alone, a leader without settings and settings without a leader do not make a host ready."""
     assert status(env, "--ready").returncode == 1  # nothing has run
     with Script(WORKER, env) as worker:
         worker.tell("early")
@@ -295,6 +302,7 @@ QUICK = {"HT_PULL_INTERVAL": "0.3", "HT_PULL_JITTER": "0", "HT_SEND_INTERVAL": "
 
 
 def test_under_supervisord_the_agent_leads_and_workers_never_do(tmp_path: Path) -> None:
+    """Through kills of the agent and a change of the settings no request fails and each event is counted once."""
     need(("flask",), ("gunicorn", "supervisord"))
     with Example("agent", tmp_path, experiments="flask_gunicorn", env=QUICK) as shop:
         supervisord = shop.start("supervisord")
@@ -321,6 +329,7 @@ def workers_with(shop: Example, generation: int) -> set[object]:
 
 
 def test_as_a_daemon_of_uwsgi_the_agent_leads_and_workers_never_do(tmp_path: Path) -> None:
+    """uWSGI starts a killed agent anew and stops the last one in order; each event is counted once."""
     need(("django",), ("uwsgi",))
     with Example("agent", tmp_path, experiments="django_uwsgi", env=QUICK) as shop:
         uwsgi = shop.start("HT_LEADER=off")
@@ -335,6 +344,7 @@ def test_as_a_daemon_of_uwsgi_the_agent_leads_and_workers_never_do(tmp_path: Pat
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    """systemd finds nothing to complain about in the units of the example."""
     for unit in EXAMPLES.glob("agent/*.service"):
         # It looks for the programs, but not for the user.
         text = re.sub(r"/opt/shop/venv/bin/\w+", "/bin/true", unit.read_text()).replace("/opt/shop", str(tmp_path))
@@ -349,6 +359,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 def test_the_unit_waits_for_settings_in_vain_for_a_bounded_time(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
+    """The agent's unit waits for settings, but an outage of the server does not hold up what is ordered after it."""
     text = (EXAMPLES / "agent" / "hypotest-agent.service").read_text()
     waits = re.findall(r"^ExecStartPost=-(.*)$", text, re.MULTILINE)[0]
     waits = waits.replace("/opt/shop/venv/bin/hypotest", f"{sys.executable} -m hypotest").replace(" 10 ", " 2 ")
@@ -360,6 +371,7 @@ def test_the_unit_waits_for_settings_in_vain_for_a_bounded_time(
 
 
 def test_agent_and_shop_of_the_units_share_user_directory_and_environment() -> None:
+    """Agent and shop are one user's, with one state directory and one configuration, and only the agent leads."""
     agent, shop = (
         (EXAMPLES / "agent" / f"{name}.service").read_text().splitlines() for name in ("hypotest-agent", "shop")
     )

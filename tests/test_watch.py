@@ -24,6 +24,7 @@ def other() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_the_end_of_a_process_is_told_at_once(other: subprocess.Popen[bytes]) -> None:
+    """A process that is alive is not said to have ended; one that is killed is."""
     watch = Watch()
     assert watch.on(other.pid, pid_space())
     assert not watch.wait()
@@ -32,6 +33,7 @@ def test_the_end_of_a_process_is_told_at_once(other: subprocess.Popen[bytes]) ->
 
 
 def test_an_end_is_told_once_and_the_next_process_is_watched(other: subprocess.Popen[bytes]) -> None:
+    """A process whose end was told is not watched again, and the next one is."""
     watch = Watch()
     watch.on(other.pid, pid_space())
     other.kill()
@@ -43,6 +45,7 @@ def test_an_end_is_told_once_and_the_next_process_is_watched(other: subprocess.P
 
 
 def test_a_process_of_another_namespace_is_not_watched(other: subprocess.Popen[bytes]) -> None:
+    """A pid means nothing in another pid namespace, or in one that is not known."""
     watch = Watch()
     assert not watch.on(other.pid, pid_space() + 1)
     assert not watch.on(os.getpid(), 0)
@@ -73,17 +76,20 @@ with other:
     ids=["a greenlet that lets others run", "a real thread", "a greenlet that would block all"],
 )
 def test_a_watch_under_gevent_holds_nobody_up(patch: str, kill: str, said: str) -> None:
+    """A watch works where its wait lets other greenlets run, and is declined where it would block them all."""
     pytest.importorskip("gevent", reason="gevent is not installed")
     assert run_python(GREEN.format(patch=patch, kill=kill)) == said
 
 
 def test_a_process_that_is_gone_is_not_watched(other: subprocess.Popen[bytes]) -> None:
+    """A process that has ended and was waited for cannot be watched."""
     other.kill()
     other.wait()
     assert not Watch().on(other.pid, pid_space())
 
 
 def test_descriptors_are_given_back(other: subprocess.Popen[bytes]) -> None:
+    """One process after another is watched with one descriptor, and none stays open at the end."""
     before = len(os.listdir("/proc/self/fd"))
     watch = Watch()
     for pid in (other.pid, os.getpid()) * 3:

@@ -161,7 +161,7 @@ class _Routes:
 def create_app(
     store: Store, experiments: ExperimentsFile, tokens: Sequence[str], max_body: int = DEFAULT_MAX_BODY
 ) -> Starlette:
-    """Make the application; it closes the store when it shuts down.
+    """Makes the application; it closes the store when it shuts down.
 
     Args:
         store: where events go.
@@ -204,7 +204,7 @@ async def _lifespan(routes: _Routes, _app: Starlette) -> AsyncIterator[None]:
 
 
 def _matches(headers: list[str], etag: str) -> bool:
-    """Compare as RFC 9110, 13.1.2 has it: weakly."""
+    """Compares as RFC 9110, 13.1.2 has it: weakly."""
     given = {value.strip().removeprefix("W/") for header in headers for value in header.split(",")}
     return etag in given or "*" in given
 

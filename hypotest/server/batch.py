@@ -33,7 +33,7 @@ class _Invalid(Exception):
 
 
 def parse_batch(body: bytes, account: int) -> list[Row]:
-    """Turn `{"events": [EVENT, ...]}` into rows of an account.
+    """Turns `{"events": [EVENT, ...]}` into rows of an account.
 
     Raises:
         Refusal: 400 if it is not that, 422 with `index`, `field` and `event_id` of the first invalid event.
@@ -87,7 +87,7 @@ def _row(event: Any, account: int) -> Row:
 
 
 def _by_type(event_type: Any, get: Callable[[str], Any]) -> _Special:
-    """Return what each type has of its own."""
+    """Gives what each type has of its own."""
     if event_type == "visit":
         return _text("test_name", get("test_name")), _text("variant", get("variant")), None, None, None
     if event_type == "goal":
@@ -119,7 +119,7 @@ def _text(field: str, value: Any) -> str:
 
 
 def _number(value: Any) -> tuple[float | None, str | None]:
-    """Return the value and an error. A goal that can't be summed still happened: it is no reason to refuse it."""
+    """Gives the value and an error. A goal that cannot be summed still happened: it is no reason to refuse it."""
     if value is None:
         return None, None
     try:
@@ -130,7 +130,7 @@ def _number(value: Any) -> tuple[float | None, str | None]:
 
 
 def _is_numeric(value: Any) -> bool:
-    """Tell numbers and what a client made of a Decimal; Python's `1_000` is no one else's."""
+    """Tells numbers and what a client made of a Decimal; Python's `1_000` is no one else's."""
     return isinstance(value, (float, int)) or (isinstance(value, str) and "_" not in value)
 
 

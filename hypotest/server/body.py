@@ -78,7 +78,7 @@ class _Gunzip:
 
 
 async def read_body(chunks: AsyncIterator[bytes], encoding: str, limit: int) -> bytes:
-    """Read a whole body.
+    """Reads a whole body.
 
     Args:
         chunks: the body as it arrives.
@@ -99,7 +99,7 @@ async def read_body(chunks: AsyncIterator[bytes], encoding: str, limit: int) -> 
 
 
 async def drain(chunks: AsyncIterator[bytes]) -> None:
-    """Discard what is left of a body, up to `DRAIN_LIMIT` bytes.
+    """Discards what is left of a body, up to `DRAIN_LIMIT` bytes.
 
     A client that is still writing when the connection is closed sees a reset instead of the answer: it would
     take a 413 for an outage and send the same batch for ever.

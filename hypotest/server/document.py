@@ -27,7 +27,7 @@ class Document:
 
 
 def parse(text: str, *, is_json: bool, as_written: Container[str] = ()) -> Document:
-    """Parse a document.
+    """Parses a document.
 
     Args:
         text: of the file.
@@ -115,7 +115,7 @@ def _keep_numbers(node: yaml.Node) -> None:
 
 
 def _check_keys(node: yaml.Node, path: tuple[str, ...], lines: Lines) -> None:
-    """Record lines and refuse duplicates, of which PyYAML silently keeps the last."""
+    """Records lines and refuses duplicates, of which PyYAML silently keeps the last."""
     if not isinstance(node, yaml.MappingNode) or len(path) >= _KEPT_LEVELS + 1:
         return
     seen: set[str] = set()

@@ -27,7 +27,7 @@ YAML (or JSON, if the name ends in `.json`), each experiment under its name:
 | (the name) | test_name | the name |
 
 The fields' wire names are understood as well, and a document `{"tests": {NAME: TEST}}` is taken as it stands (so
-a file's only experiment can't be called `tests`): what is said of shares above 1, states, ids that are numbers or
+a file's only experiment cannot be called `tests`): what is said of shares above 1, states, ids that are numbers or
 listed twice, and of variants without `control` holds for what humans write only.
 
 `test_id` is part of the hash. Derived, it survives reordering and editing of the file; an experiment that is
@@ -70,7 +70,7 @@ _PLAIN_FIELDS = (*_WIRE, "override", "test_id")
 
 
 class ExperimentsError(ValueError):
-    """The file can't be used; the message names line, entry and field of the first problems."""
+    """The file cannot be used; the message names line, entry and field of the first problems."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class _Entry:
         return _to_wire(self.name, self.given) if self.plain and isinstance(self.given, dict) else self.given
 
     def problems(self) -> Iterator[tuple[str, str, bool]]:
-        """Yield field, message, and whether it forbids the use of the file."""
+        """Yields field, message, and whether it forbids the use of the file."""
         if not isinstance(self.name, str) or not self.name:
             yield "", "the name of an experiment is a text: quote it", True
             return
@@ -122,30 +122,30 @@ class _Entry:
                 yield self._spelling("experiment_hypothesis"), "expected a text", True
 
     def place(self, field: str, lines: Lines) -> str:
-        """Say where a field is."""
+        """Says where a field is."""
         path = ("tests",) * (not self.plain) + (str(self.name),)
         line = lines.get((*path, field)) or lines.get(path)
         where = f"experiment {self.name!r}" + (f", {field}" if field else "")
         return f"line {line}: {where}" if line else where
 
     def _spelling(self, field: str) -> str:
-        """Return the name under which the author wrote a field, or would have."""
+        """Gives the name under which the author wrote a field, or would have."""
         if not field or not self.plain or field in self.given:
             return field
         return "override" if field.startswith("override_") else _PLAIN.get(field, field)
 
 
 def make_settings(tests: dict[str, dict[str, Any]], warnings: tuple[str, ...] = ()) -> Settings:
-    """Serialise a set of entries."""
+    """Serialises a set of entries."""
     body = orjson.dumps({"tests": tests})
     return Settings(tests, body, f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"', warnings)
 
 
 def load(text: str, *, is_json: bool = False) -> Settings:
-    """Read an experiments file.
+    """Reads an experiments file.
 
     Raises:
-        ExperimentsError: it can't be used; nothing of it is.
+        ExperimentsError: it cannot be used; nothing of it is.
     """
     try:
         document = parse(text, is_json=is_json, as_written=("override", *_OVERRIDES))
@@ -186,7 +186,7 @@ def _misspelt(given: dict[Any, Any]) -> Iterator[tuple[str, str, bool]]:
 
 
 def _written(entry: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """Find what a human hardly means, in an entry that was made from the plain form."""
+    """Finds what a human hardly means, in an entry that was made from the plain form."""
     shares, state = entry.get("variants_distribution"), entry["test_state"]
     if isinstance(shares, list):
         yield "variants_distribution", _list_fault(shares), True
@@ -206,7 +206,7 @@ def _written(entry: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
 
 
 def _list_fault(variants: list[Any]) -> str:
-    """Say what keeps a list of variants from being dealt equal shares."""
+    """Says what keeps a list of variants from being dealt equal shares."""
     if not variants:
         return "the list is empty: expected at least one variant, as in [control, b]"
     if not _is_texts(variants):
@@ -221,7 +221,7 @@ def _is_share(share: object) -> bool:
 
 
 def _to_wire(name: str, given: dict[Any, Any]) -> dict[str, Any]:
-    """Map a plain entry to its wire form; what is wrong in it is left for the validation to find."""
+    """Maps a plain entry to its wire form; what is wrong in it is left for the validation to find."""
     fields = {_WIRE.get(field, field): value for field, value in given.items()}
     override = fields.get("override", {})
     if not _is_override(override):
@@ -256,12 +256,12 @@ def _shares(variants: Any) -> Any:
 
 
 def _condition(condition: Any) -> Any:
-    """Take YAML's `condition: true` for the text it was meant to be."""
+    """Takes YAML's `condition: true` for the text it was meant to be."""
     return str(condition) if isinstance(condition, bool) else condition
 
 
 def _ids(listed: Any) -> Any:
-    """Take numbers for the text that the SDK makes of an id that is one."""
+    """Takes numbers for the text that the SDK makes of an id that is one."""
     if not isinstance(listed, list):
         return listed
     numbers = (int, float)

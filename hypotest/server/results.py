@@ -8,7 +8,7 @@
 - A goal counts for every experiment the person was exposed to **at or before** the goal's time. A person has
   converted if there is one such event; `count` and `sum` cover all of them, `no_value` says how many of them
   had no number to sum. Goals of people who were never
-  exposed, or not yet, don't count.
+  exposed, or not yet, do not count.
 - An exposure whose `ht_sdk_error` says that the SDK could not decide (settings or a condition that it could not
   use, no settings yet, no id) makes nobody a member of a variant, and nobody `mixed`: such a person was not dealt
   `control`, but got it instead, and would bias that one arm. It counts in `exposures` and `errors`, no more. The
@@ -51,12 +51,12 @@ class People:
         self._parent: dict[str, str] = {}
 
     def join(self, user_id: str, visitor_id: str) -> None:
-        """State that both ids are one person's."""
+        """States that both ids are one person's."""
         user, visitor = self._root("u" + user_id), self._root("v" + visitor_id)
         self._parent[user] = visitor
 
     def of(self, user_id: str | None, visitor_id: str | None) -> str | None:
-        """Name the person behind an event's ids; None if it has none."""
+        """Names the person behind an event's ids; None if it has none."""
         if visitor_id:
             return self._root("v" + visitor_id)
         return self._root("u" + user_id) if user_id else None
@@ -126,7 +126,7 @@ class _Experiment:
 
 
 def results(connection: sqlite3.Connection, account: int, tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Count everything one account has stored.
+    """Counts everything one account has stored.
 
     Args:
         connection: to the database of `store`, in a transaction.

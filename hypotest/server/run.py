@@ -40,7 +40,7 @@ _log = logging.getLogger("hypotest.server")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `hypotest serve`."""
+    """Declares the options of `hypotest serve`."""
     parser.add_argument("--host", default=DEFAULT_HOST, help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one (%(default)s)")
     # A file that stays, and in sight: events that vanish with a restart would surprise more than a file does.
@@ -59,10 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(namespace: argparse.Namespace) -> int:
-    """Run `hypotest serve` until SIGTERM or SIGINT.
+    """Runs `hypotest serve` until SIGTERM or SIGINT.
 
     Returns:
-        The exit status: 0 stopped by a signal, 1 failed, 2 can't start as told.
+        The exit status: 0 stopped by a signal, 1 failed, 2 cannot start as told.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
     try:
@@ -90,7 +90,7 @@ def serve(
     max_body: int = DEFAULT_MAX_BODY,
     access_log: bool = False,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, and print `listening on URL` to stdout once connections are accepted.
+    """Serves until SIGTERM or SIGINT, and prints `listening on URL` to stdout once connections are accepted.
 
     Args:
         host: address to listen on.
@@ -99,14 +99,14 @@ def serve(
         experiments: the experiments file; None serves no experiments.
         tokens: clients' tokens; empty takes `HT_TOKEN`, else `dev-token`, which only loopback may use.
         max_body: bytes a request body may have.
-        access_log: log each request.
+        access_log: whether each request is logged.
 
     Returns:
         0 stopped by a signal, 1 failed.
 
     Raises:
         ConfigError: no usable token, address or experiments file.
-        StorageError: the database can't be used.
+        StorageError: the database cannot be used.
     """
     if max_body < 1:
         raise ConfigError(f"--max-body {max_body} lets nothing in")

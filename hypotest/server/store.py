@@ -6,7 +6,7 @@
 | | duplicates | events that were sent again and not stored again |
 | events | seq | order of arrival |
 | | account | events of one token are invisible to another |
-| | event_id | unique per account; null for client 1.0.9, whose events can't be told from their resends |
+| | event_id | unique per account; null for client 1.0.9, whose events cannot be told from their resends |
 | | type, time | visit, goal or match_user_visitor; UTC, `2024-12-31 23:59:59.123456`, so text order is time order |
 | | user_id, visitor_id | null where absent |
 | | name, variant, value | test_name and variant of a visit; goal_name and goal_value of a goal |
@@ -85,7 +85,7 @@ class Totals:
 
 
 def account_key(token: str) -> str:
-    """Name an account by its token without keeping the token."""
+    """Names an account by its token without keeping the token."""
     return hashlib.sha256(b"hypotest.server:" + token.encode()).hexdigest()[:32]
 
 
@@ -108,10 +108,10 @@ class Store:
             raise StorageError(f"{path} cannot be used as the database: {error}") from error
 
     def account(self, token: str) -> int:
-        """Return the id of a token's account, making it if needed.
+        """Gives the id of a token's account, making it if needed.
 
         Raises:
-            StorageError: the database can't be written.
+            StorageError: the database cannot be written.
         """
         key = (account_key(token),)
         try:
@@ -122,7 +122,7 @@ class Store:
         return row[0]
 
     def add(self, account: int, rows: Sequence[Row]) -> Added:
-        """Store a batch of that account in one transaction; it is committed when this returns.
+        """Stores a batch of that account in one transaction; it is committed when this returns.
 
         Raises:
             sqlite3.Error: nothing of the batch is stored.
@@ -146,7 +146,7 @@ class Store:
         return Added(accepted, duplicates)
 
     def totals(self, account: int) -> Totals:
-        """Count what is stored; a full scan, from any thread."""
+        """Counts what is stored; a full scan, from any thread."""
         with self.reading() as connection:
             counted = connection.execute(
                 "SELECT type, count(*), sum(event_id IS NULL) FROM events WHERE account = ? GROUP BY type",
@@ -158,14 +158,14 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Open a read-only connection inside one transaction: what it reads belongs together."""
+        """Opens a read-only connection inside one transaction: what it reads belongs together."""
         uri = f"{self.path.resolve().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)) as connection:
             connection.execute("BEGIN")
             yield connection
 
     def close(self) -> None:
-        """Finish what is queued and fold the log into the file."""
+        """Finishes what is queued and folds the log into the file."""
         self.writer.shutdown()
         self._connection.close()
 

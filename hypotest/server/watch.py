@@ -33,7 +33,7 @@ class ExperimentsFile:
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Args: path: the file; None serves no experiments."""
+        """Takes the path of the file; None serves no experiments."""
         self.path = path
         self.settings: Settings = make_settings({})
         self.error: str | None = None
@@ -42,7 +42,7 @@ class ExperimentsFile:
         self._seen: _Signature = None
 
     def start(self) -> None:
-        """Read the file for the first time.
+        """Reads the file for the first time.
 
         Raises:
             ExperimentsError: there is no good version to fall back on.
@@ -55,7 +55,7 @@ class ExperimentsFile:
             self._log_warnings()
 
     def check_once(self) -> None:
-        """Read the file if it changed and stands still. Never raises; one log line per change."""
+        """Reads the file if it changed and stands still. Never raises; one log line per change."""
         if self.path is None:
             return
         now, before = self._signature(), self._seen
@@ -75,7 +75,7 @@ class ExperimentsFile:
         self.reads += 1
 
     async def watch(self) -> None:
-        """Check for ever, outside the event loop's thread: a big file takes a while to read."""
+        """Checks for ever, outside the event loop's thread: a big file takes a while to read."""
         while True:
             await asyncio.sleep(CHECK_INTERVAL)
             try:

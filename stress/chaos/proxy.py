@@ -129,7 +129,7 @@ class _Exchange(BaseHTTPRequestHandler):
     _refuse = _reset
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Says nothing."""
 
 
 FAULTS = tuple(
@@ -192,7 +192,7 @@ class Proxy(ThreadingHTTPServer):
                 self.server_activate()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients that have had enough hang up, also between two requests."""
+        """Says nothing: clients that have had enough hang up, also between two requests."""
 
     def behave(self) -> None:
         """Ends the misbehaviour."""

@@ -86,11 +86,13 @@ def test_what_is_right(played: Played) -> None:
 
 
 def test_a_lost_event_is_seen(played: Played) -> None:
+    """An accepted event that is not at the server is lost, although the accounts agree with the server."""
     played.sql("DELETE FROM events WHERE visitor_id LIKE '%.3'")
     assert played.verdict(delivered=5) == (1, 0, "")
 
 
 def test_an_event_counted_twice_is_seen(played: Played) -> None:
+    """An event that the server has twice is counted as such, and the accounts no longer fit."""
     played.store(f"{played.writer.label}.3", KINDS[0])
     lost, twice, unexplained = played.verdict()
     assert (lost, twice) == (0, 1)
@@ -117,6 +119,7 @@ def test_an_event_that_should_not_be_there_is_seen(played: Played, event: str) -
     ],
 )
 def test_accounts_that_do_not_add_up_are_seen(played: Played, status: dict[str, Any], said: str) -> None:
+    """Accounts that differ from what the processes saw, or have events pending or dropped, are complained about."""
     assert said in played.verdict(**status)[2]
 
 
@@ -137,6 +140,7 @@ def test_settings_that_go_back_are_seen(played: Played) -> None:
 
 
 def test_two_leaders_are_seen(played: Played) -> None:
+    """Two processes that led under one number are complained about; one process alone is not."""
     played.writer.write(STATUS, 5)
     assert played.verdict() == (0, 0, "")
     history_of_another = played.histories / "fff-another"

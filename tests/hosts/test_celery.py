@@ -166,6 +166,7 @@ def missing(host: Celery) -> str:
 
 @pytest.mark.parametrize("host", MODES, ids=str)
 def test_celery(host: Celery, tmp_path: Path) -> None:
+    """With each pool and broker of celery nothing is lost or doubled, and no answer is stale."""
     lacking = missing(host)
     assert not (lacking and os.environ.get("CI")), f"not installed: {lacking}"
     if lacking:

@@ -65,4 +65,5 @@ MODES = [
 
 @pytest.mark.parametrize("host", MODES, ids=str)
 def test_gunicorn(host: Gunicorn, tmp_path: Path) -> None:
+    """With each kind of worker of gunicorn nothing is lost or doubled, and no answer is stale."""
     prove(host, tmp_path)

@@ -65,4 +65,5 @@ MODES = [
 
 @pytest.mark.parametrize("host", MODES, ids=str)
 def test_multiprocessing(host: Multiprocessing, tmp_path: Path) -> None:
+    """However the children are started, nothing is lost or doubled, and no answer is stale."""
     prove(host, tmp_path)

@@ -68,6 +68,7 @@ MODES = [
 
 @pytest.mark.parametrize("host", MODES, ids=str)
 def test_script(host: Script, tmp_path: Path) -> None:
+    """In threads, forks, daemons and containers alike nothing is lost or doubled, and no answer is stale."""
     if isinstance(host, Containers) and subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode:
         if os.environ.get("CI"):
             pytest.fail("unshare is not permitted here")

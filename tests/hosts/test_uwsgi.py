@@ -144,6 +144,7 @@ if sys.version_info < (3, 13):  # for which 2.0.26 was never built
 
 @pytest.mark.parametrize("host", MODES, ids=str)
 def test_uwsgi(host: Uwsgi, tmp_path: Path) -> None:
+    """In each mode of uWSGI nothing is lost or doubled, and no answer is stale."""
     prove(host, tmp_path)
 
 
@@ -169,6 +170,7 @@ def _advised(log: str) -> list[str]:
 if sys.version_info < (3, 13):
 
     def test_where_no_thread_moves_events_are_kept_and_one_worker_says_what_to_do(tmp_path: Path) -> None:
+        """Where no thread moves, the server is never polled, every event is kept, and a worker says what to do."""
         host = OldUwsgi("master, no thread moves", *MASTER)
         with server_of(tmp_path) as server, Site(host, server) as site:
             host.before(site)
