@@ -78,6 +78,12 @@ class Client:
         self._thread_wanted_at = 0.0
         self._built_at = time.monotonic()
         if not self.connected:
+            log.limited(
+                log.INFO,
+                "off",
+                "switched off by connect_to_server: every answer is control or the override, no event is kept",
+                every=log.RARELY,
+            )
             return
         if settled.token is None:
             self.trouble = "no_token"
@@ -105,6 +111,7 @@ class Client:
 
     def _open_state(self, token: str) -> None:
         namespace = statedir.namespace_of(self.config.server_url, token)
+        passed = False
         for root in statedir.candidates(self.config.state_dir, os.environ):
             try:
                 state = statedir.prepare(root, namespace)
@@ -115,7 +122,12 @@ class Client:
                 named = root in (self.config.state_dir, statedir.of_systemd(os.environ))
                 level = log.WARNING if named else log.INFO
                 log.limited(level, f"state:{root}", "state directory not used: %s", error, every=log.RARELY)
+                passed = passed or named
                 continue
+            if passed:
+                log.limited(
+                    log.WARNING, "fallback", "until this process ends, events are kept in %s", root, every=log.RARELY
+                )
             self.state, self.page = state, page
             held = self._former.held(state.path) if self._former is not None else None
             self._former = None
@@ -221,7 +233,10 @@ class Client:
     def report_refusal(self, refusal: EventRefused) -> None:
         """Logs that an event was refused."""
         # A host that is full is full for all its processes; a large event is one process's own.
-        turn = self.page.turn if self.page is not None and refusal.reason in ("spool_full", "disk") else None
+        turn = None
+        if self.page is not None and refusal.reason in ("spool_full", "disk"):
+            turn = self.page.turn
+            self.page.tell_refusal(refusal.reason)
         log.limited(log.ERROR, f"refused:{refusal.reason}", "event refused: %s", refusal, turn=turn)
 
     def refuse(self, reason: str) -> None:

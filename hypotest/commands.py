@@ -10,6 +10,7 @@ import logging
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -64,7 +65,7 @@ def _nothing_here(looker: Onlooker) -> str:
     searched = [root for root in looker.looked_in if root not in looker.passed]
     return (
         f"nothing has run here with this token and {looker.config.server_url}: no state in"
-        f" {', '.join(searched)}; is this the user and the HT_STATE_DIR of the application?"
+        f" {', '.join(searched)}; is this the user, the token and the HT_STATE_DIR of the application?"
     )
 
 
@@ -81,6 +82,8 @@ def status(config: Config, *, as_json: bool, ready: bool) -> int:
     looker = _look(config)
     _require_sight(looker)
     found, alive, neighbours = gather(looker), looker.leader_is_alive(), looker.neighbours()
+    if not config.connect_to_server:
+        print("hypotest: HT_CONNECT_TO_SERVER is false: an application in this environment is off", file=sys.stderr)
     if as_json:
         others = [other._asdict() for other in neighbours]
         more = {"leader_alive": alive, "neighbours": others, "passed_over": looker.passed}
@@ -91,7 +94,7 @@ def status(config: Config, *, as_json: bool, ready: bool) -> int:
         for line in (_nothing_here(looker), *map(report.neighbour_text, neighbours)):
             print(log.escaped(line))
     elif ready:
-        print(report.verdict(found, alive=alive))
+        print(report.verdict(found, alive=alive, passed=list(looker.passed)))
     else:
         print(report.status_text(found, neighbours, alive=alive, passed=list(looker.passed.values())))
     return int(ready and not (found.ready and alive))
@@ -189,7 +192,9 @@ def _campaign(config: Config, state: statedir.StateDir) -> Iterator[None]:
 
 def _require_connection(config: Config) -> None:
     if not config.connect_to_server:
-        raise CommandFailed(2, "HT_CONNECT_TO_SERVER is false: this command would connect")
+        raise CommandFailed(
+            2, "HT_CONNECT_TO_SERVER is false, and this command would connect: give it HT_CONNECT_TO_SERVER=true"
+        )
 
 
 def agent(config: Config, given: Mapping[str, str]) -> int:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+from hypotest import lazy
 from hypotest.errors import ConfigError
 from hypotest.interrupts import let_through
 from hypotest.record import Record
@@ -22,6 +23,7 @@ SDK_TYPE = "python3"
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 NOWHERE = ""
 """The `server_url` where the one that was named cannot be used: the default is another's, and gets no token of it."""
+_LIKENESS = 0.85
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
 _AUTHORITY = r"(\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(:[0-9]+)?"  # compiled where it is needed, not by the import
@@ -187,6 +189,15 @@ def _holds_password(value: object) -> bool:
     return isinstance(value, str) and "@" in value  # https://user:password@host
 
 
+def _mistyped(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Variables that are no parameter's, each with the one that it looks like."""
+    known = {option.env for option in OPTIONS.values()}
+    for name in environ:
+        if name.startswith("HT_") and name not in known:
+            near = lazy.load("difflib").get_close_matches(name, known, n=1, cutoff=_LIKENESS)
+            yield from ((name, found) for found in near)
+
+
 def resolve(overrides: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Config, list[str]]:
     """The configuration in force.
 
@@ -195,10 +206,10 @@ def resolve(overrides: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[C
         environ: the environment; an empty variable counts as unset.
 
     Returns:
-        The configuration, and one warning for each variable of the environment that was not usable.
+        The configuration, and one warning for each variable of the environment that was not usable, or seems mistyped.
     """
     values: dict[str, Any] = {}
-    warnings = []
+    warnings = [f"{name} is not known; is {known} meant?" for name, known in _mistyped(environ)]
     for name, option in OPTIONS.items():
         env = option.env
         if name in overrides:

@@ -1,6 +1,6 @@
 """The control page: one preallocated 4096-byte file that every process of a namespace maps.
 
-Written by the leader only, but for `kick`, which anyone may change to wake it, and for `said`.
+Written by the leader only, but for `kick`, which anyone may change to wake it, the last refusal, and `said`.
 
     offset  size  what
     0       8     magic "HTCTRL01"
@@ -16,6 +16,7 @@ Written by the leader only, but for `kick`, which anyone may change to wake it, 
     80      8     sends made
     88      8     the leader's pid namespace, by its inode; 0 = unknown. Only there its pid means anything
     96      8     the generation again, all bits inverted: tells a damaged one
+    104     8     the last refusal for want of room, by any process: Unix time, s << 8 | slot of the reason
     1024    512   the last error, as text:              u32 length | u32 crc32 | UTF-8
     1536    1024  the leader's configuration, as JSON:  u32 length | u32 crc32 | UTF-8
     2560    128   said: when any process last logged a line that repeats, then the same by kind: Unix time, s
@@ -51,7 +52,7 @@ SIZE = 4096
 MAGIC = int.from_bytes(b"HTCTRL01", "little")
 
 EPOCH, GENERATION, LEADER_PID, HEARTBEAT, KICK, SETTINGS_TIME = range(1, 7)
-SPOOL_BYTES, POLLS, LIVED, SENDS, LEADER_SPACE, GENERATION_INVERTED = range(7, 13)
+SPOOL_BYTES, POLLS, LIVED, SENDS, LEADER_SPACE, GENERATION_INVERTED, REFUSAL = range(7, 14)
 
 NAMES = 9
 _NAME = 40
@@ -61,12 +62,16 @@ _TEXT = struct.Struct("=II")
 LAST_ERROR = (1024, 512)
 LEADER_CONFIG = (1536, 1024)
 
-KINDS = ("server", "settings", "refused", "unready", "vacant", "election", "loop", "campaign", "thread", "neighbours")
+KINDS = (
+    *("server", "settings", "refused", "unready", "vacant", "election", "loop", "campaign", "thread", "neighbours"),
+    "problems",
+)
 """The lines about the host's state that every process of it could repeat: append, never reorder."""
 _SAID = 2560 // 8
 _PACE, _NEWS = 90, 600
 _ATTEMPTS = 10
 _KICK_EVERY = 1.0
+_REFUSING_FOR = 60.0
 _DRAFT, _DRAFT_AGE = ".control-", 60.0
 _U64 = (1 << 64) - 1
 
@@ -142,6 +147,16 @@ class ControlPage:
     def unsaid(self, kind: str) -> None:
         """Makes the next line of this kind news: another process says it, maybe in another log."""
         self.words[_SAID + 1 + KINDS.index(kind)] = 0
+
+    def tell_refusal(self, reason: str) -> None:
+        """Writes down that an event was refused just now: on a full disk, no file has room for that."""
+        self.words[REFUSAL] = int(time.time()) << 8 | accounts.refusal_slot(reason)
+
+    def refusing(self) -> str:
+        """The reason of the last refusal for want of room, if that was within a minute; else ""."""
+        at, slot = divmod(self.words[REFUSAL], 1 << 8)
+        known = dict(zip(range(accounts.FIRST_REFUSAL, accounts.SLOTS), accounts.REFUSALS, strict=False))
+        return known.get(slot, "") if 0 <= time.time() - at < _REFUSING_FOR else ""
 
     def add(self, word: int, n: int = 1) -> None:
         """Adds to a word, modulo 2**64: a damaged one may have any value, and stops nobody."""

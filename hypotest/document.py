@@ -62,7 +62,8 @@ def whole(body: bytes) -> Tests:
         except ValueError:
             document = json.loads(body.removeprefix(BOM_UTF8).decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"the settings are not JSON: {error}") from error
+        what = f"are not JSON, {error}" if body else "are empty"
+        raise SettingsError(f"the settings {what}: is there a proxy or a portal in between?") from error
     tests = document.get("tests") if isinstance(document, dict) else None
     if not isinstance(tests, dict):
         raise SettingsError("the settings have no object under 'tests'")

@@ -119,7 +119,9 @@ class Encoder:
 
     def _goal_head(self, name: object) -> bytes:
         if not isinstance(name, str) or not name:
-            log.limited(log.WARNING, "name", "the name of a KPI event is a text: %s is kept as it is", log.shown(name))
+            log.limited(
+                log.WARNING, "name", "the name of a KPI event is a text: %s is kept as its text", log.shown(name)
+            )
         head = b',"event_type":"goal","goal_name":%b,"goal_value":' % _json(
             name if isinstance(name, str) else as_text(name)
         )

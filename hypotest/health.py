@@ -18,6 +18,8 @@ from hypotest.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+else:  # for who evaluates the annotations
+    Any = object
 
 _ATTEMPTS = 10
 _NOTHING: Mapping[str, int] = MappingProxyType({})
@@ -27,11 +29,12 @@ class Status(Record):
     """The state of one namespace, host-wide. accepted = delivered + dropped + pending, exact when the host is at rest.
 
     Attributes:
-        connected: False with `connect_to_server=False`, or where `refusing` says why there is no state.
+        connected: False with `connect_to_server=False`, or where there is no token, server or state directory.
         ready: whether settings are readable.
         server_url: where settings come from and events go.
         state_dir: the namespace's directory; None if there is none.
-        refusing: why every event is refused ("no_token", "no_server", "disk"); "" if none is.
+        refusing: why events are refused: "no_token", "no_server" or "disk", all of them, where not `connected`;
+            "spool_full" or "disk" if any process of the host had no room for one in the last minute. "" if none is.
         leader_pid: as the leader wrote it, in its own pid namespace; 0 if none has signed on.
         is_leader: whether this process leads.
         silence: seconds since this process saw the leader's heartbeat move; over a second, it is stuck or dead. None in
@@ -44,7 +47,7 @@ class Status(Record):
         spool_bytes: size of the spool's files.
         polls: of the settings. sends: acknowledged batches.
         last_error: of the leader, with the server; "" if all is well.
-        leader_config: the leader's own configuration, which is in force for the host.
+        leader_config: the leader's own intervals, which are in force for the host.
     """
 
     connected: bool = False
@@ -87,6 +90,7 @@ def gather(client: Client) -> Status:
         ready=reader.ready(),
         server_url=client.config.server_url,
         state_dir=state.path,
+        refusing=page.refusing(),
         leader_pid=words[control.LEADER_PID],
         is_leader=client.campaign is not None and client.campaign.leading,
         silence=client.campaign.silence() if client.campaign is not None and client.watching else None,

@@ -121,22 +121,23 @@ class Leadership:
         self._begun = self._parted = False
         self._trouble = {"poll": "", "send": ""}
         self._trouble_since: float | None = None
+        self._cause = ""
         now = time.monotonic()
         self._lived_from = self._neighbours_from = now
         self._neighbours_due = now
         self._loops = (Loop(self._poll, polls.close, page.turn), Loop(self._send, self._end_sending, page.turn))
         self._threadless: list[Loop] = []
+        page.unsaid("server")
+        page.words[LEADER_SPACE] = pid_space()
+        page.words[LEADER_PID] = os.getpid()
+        page.set_text(LEADER_CONFIG, orjson.dumps(_public(config)).decode())
+        page.add(control.EPOCH)  # who sees it sees whose it is
+        log.line(log.INFO, "leader: pid %d polls and sends for this host, state in %s", os.getpid(), post.state.path)
         for name, loop in zip(("poller", "sender"), self._loops, strict=True):
             try:
                 post.start(name, loop.run)
             except RuntimeError:  # a limit; and Python 3.12 starts none while the interpreter goes down, as for a flush
                 self._threadless.append(loop)
-        page.unsaid("server")
-        page.add(control.EPOCH)
-        page.words[LEADER_SPACE] = pid_space()
-        page.words[LEADER_PID] = os.getpid()
-        page.set_text(LEADER_CONFIG, orjson.dumps(_public(config)).decode())
-        log.line(log.INFO, "leader: pid %d polls and sends for this host, state in %s", os.getpid(), post.state.path)
 
     def tick(self) -> None:
         """One heartbeat; never waits."""
@@ -258,6 +259,9 @@ class Leadership:
             delay = self._troubled("send", error, self._send_failures, _BACKOFF_CAP)
             self._send_not_before = time.monotonic() + (delay if error.retry_after else 0.0)
             return max(delay, self._post.config.send_interval)
+        except FileNotFoundError:  # deleted under us: this process finds that out within a second, and says so
+            if self._post.state.whole():
+                raise
         return self._post.config.send_interval
 
     def _end_sending(self) -> None:
@@ -266,23 +270,30 @@ class Leadership:
 
     def _troubled(self, flow: str, error: TransportError, failures: int, cap: float) -> float:
         """Reports the trouble of a flow, poll or send, and returns the seconds to wait."""
-        self._trouble[flow] = str(error)
-        self._post.page.set_text(LAST_ERROR, str(error))
+        at_least = error.retry_after or 0.0
+        if isinstance(error, Unauthorized):
+            at_least = max(at_least, min(_UNAUTHORIZED_CAP, _UNAUTHORIZED_FACTOR * self._post.config.pull_interval))
+        delay = backoff(failures, cap, at_least)
+        told = f"{error}{_patience(delay, asked=error.retry_after is not None) if at_least else ''}"
+        self._trouble[flow] = told
+        self._post.page.set_text(LAST_ERROR, told)
         if self._trouble_since is None:
             self._trouble_since = time.monotonic()
+        cause = ":".join(str(error).split(":")[:2])
+        if cause != self._cause:  # a token that is refused after an outage is news
+            self._cause = cause
+            self._post.page.unsaid("server")
         log.limited(
             log.WARNING,
             "server",
             "%s does not serve, events are kept and settings stay: %s%s",
             self._post.config.server_url,
-            error,
+            told,
             _Meanwhile(self._post),
+            about=cause,
             turn=self._post.page.turn,
         )
-        at_least = error.retry_after or 0.0
-        if isinstance(error, Unauthorized):
-            at_least = max(at_least, min(_UNAUTHORIZED_CAP, _UNAUTHORIZED_FACTOR * self._post.config.pull_interval))
-        return backoff(failures, cap, at_least)
+        return delay
 
     def _untroubled(self, flow: str, error: str) -> None:
         """Reports that a flow goes again; `error` is what else there is to say of it."""
@@ -293,6 +304,12 @@ class Leadership:
             lasted = time.monotonic() - self._trouble_since
             self._trouble_since = None
             log.limited(log.INFO, "served", "the server serves again, after %.0f s", lasted)
+
+
+def _patience(delay: float, *, asked: bool) -> str:
+    """When the next attempt is, for an operator who has mended the server in the meantime."""
+    when = time.strftime("%H:%M:%S UTC", time.gmtime(time.time() + delay))
+    return f"; next try at {when}{', since the server asked for patience' if asked else ''}"
 
 
 class _Meanwhile:
@@ -314,5 +331,5 @@ class _Meanwhile:
 
 def _public(config: Config) -> dict[str, object]:
     """The leader's configuration that concerns the whole host, for `status`."""
-    names = ("pull_interval", "pull_jitter", "send_interval", "connection_timeout", "max_spool_bytes", "max_event_age")
+    names = ("pull_interval", "pull_jitter", "send_interval", "connection_timeout", "max_event_age")
     return {"server_url": config.server_url, **{name: getattr(config, name) for name in names}}

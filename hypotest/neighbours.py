@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Iterator
 
@@ -50,23 +51,24 @@ def visit(post: Post, passed: int) -> int:
 
 
 def _tell(other: StateDir, pending: int, *, ours: bool) -> None:
+    whose = "of this token and server" if ours else "of another token or server"
+    command = drain_command(other.root, "" if ours else server_of(other), ours=ours)
+    log.line(log.WARNING, "%d events %s wait in %s; to deliver them: %s", pending, whose, other.path, command)
+
+
+def drain_command(root: str, server_url: str, *, ours: bool) -> str:
+    """What delivers the events of a namespace without a leader.
+
+    Args:
+        root: its state directory.
+        server_url: of its last leader, "" if it had none.
+        ours: whether it is of the token and server that the environment names.
+    """
+    where = f"--state-dir {shlex.quote(root)}"
     if ours:
-        log.line(
-            log.WARNING,
-            "%d events of this token and server wait in another state directory;"
-            " `HT_STATE_DIR=%s hypotest drain` delivers them",
-            pending,
-            other.root,
-        )
-    else:
-        log.line(
-            log.WARNING,
-            "%d events of another token or server wait in %s; `hypotest drain --server-url %s`, with their token in"
-            " HT_TOKEN, delivers them",
-            pending,
-            other.path,
-            server_of(other) or "URL",
-        )
+        return f"hypotest drain {where}"
+    server = shlex.quote(server_url) if server_url else "THEIR_SERVER"
+    return f"HT_TOKEN=THEIR_TOKEN hypotest drain --server-url {server} {where}"
 
 
 def _elsewhere(post: Post) -> Iterator[StateDir]:

@@ -10,6 +10,7 @@ from hypotest.publisher import Publisher
 from hypotest.transport import Transport
 
 _MAX_PROBLEMS_SHOWN = 5
+_TELL_AGAIN = 3600.0  # s, where the settings are the same, and their leader is a new one
 
 
 class Poller:
@@ -53,7 +54,8 @@ class Poller:
             log.limited(
                 log.ERROR,
                 "settings",
-                "settings refused, the last good ones stay in force: %s",
+                "settings refused, %s: %s",
+                self._what_counts(),
                 error,
                 turn=self._page.turn,
             )
@@ -66,7 +68,8 @@ class Poller:
             log.limited(
                 log.ERROR,
                 "settings",
-                "settings cannot be written, the last good ones stay in force: %s",
+                "settings cannot be written, %s: %s",
+                self._what_counts(),
                 error,
                 turn=self._page.turn,
             )
@@ -75,19 +78,24 @@ class Poller:
         self._etag, self._verdicts = etag, document.verdicts
         words[control.SETTINGS_TIME] = int(time.time())
         if published:
-            log.line(log.INFO, "settings: generation %d, %d experiments", published, len(document.records))
+            unusable = len({problem.experiment for problem in document.problems if problem.unusable})
+            log.line(
+                log.WARNING if unusable or not document.records else log.INFO,
+                "settings: generation %d, %d experiments%s",
+                published,
+                len(document.records),
+                f", {unusable} of them unusable: control for everybody" if unusable else "",
+            )
+        if document.problems and (published or self._page.turn("problems", _TELL_AGAIN)):
             self._report(document.problems)
         return bool(published)
 
+    def _what_counts(self) -> str:
+        return "the last good ones stay in force" if self._publisher.in_force() else "there are none: all is control"
+
     def _report(self, problems: list[validation.Problem]) -> None:
         for problem in problems[:_MAX_PROBLEMS_SHOWN]:
-            log.line(
-                log.WARNING,
-                "settings: experiment %s, %s: %s",
-                log.shown(problem.experiment),
-                problem.field,
-                problem.message,
-            )
+            log.line(log.WARNING, "settings: %s", problem)
         if len(problems) > _MAX_PROBLEMS_SHOWN:
             more = len(problems) - _MAX_PROBLEMS_SHOWN
             log.line(log.WARNING, "settings: %d more problems; `hypotest check` lists them all", more)

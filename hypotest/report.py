@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 
 from hypotest import log
@@ -11,6 +10,7 @@ from hypotest.assignment import HASHES
 from hypotest.config import VERSION
 from hypotest.explanation import Explanation
 from hypotest.health import Status
+from hypotest.neighbours import drain_command
 from hypotest.onlooker import Neighbour
 
 _STALE_FACTOR, _STALE_SLACK = 3, 10.0
@@ -29,13 +29,13 @@ def status_text(status: Status, neighbours: Sequence[Neighbour], *, alive: bool,
     settled = f"{status.delivered:,} delivered + {status.pending:,} pending + {dropped:,} dropped"
     lines = [
         ("hypotest", f"{VERSION}, {status.server_url}"),
-        ("verdict", verdict(status, alive=alive)),
+        ("verdict", verdict(status, alive=alive, passed=passed)),
         ("leader", _leader(status, alive=alive)),
         ("settings", _settings(status)),
         ("events", f"{status.accepted:,} accepted = {settled}"),
         ("refused", _reasons(status.refused)),
         ("dropped", _reasons(status.dropped)),
-        ("spool", f"{size(status.spool_bytes)}{_cap(status)}"),
+        ("spool", size(status.spool_bytes)),
         ("traffic", f"{status.polls:,} polls, {status.sends:,} acknowledged batches"),
         ("last error", status.last_error or "none"),
         ("state", status.state_dir or "none"),
@@ -47,30 +47,32 @@ def status_text(status: Status, neighbours: Sequence[Neighbour], *, alive: bool,
 
 def neighbour_text(other: Neighbour) -> str:
     """What waits in another namespace, and the command that delivers it."""
-    where = f"--state-dir {shlex.quote(other.root)}"
-    if other.own:
-        return (
-            f"{other.pending:,} events of this server and token wait in {other.path};"
-            f" to deliver them: hypotest drain {where}"
-        )
-    server = shlex.quote(other.server_url) if other.server_url else "THEIR_SERVER"
-    whose = f"for {other.server_url}" if other.server_url else "of another server, token or state directory"
-    return (
-        f"{other.pending:,} events {whose} wait in {other.path}; to deliver them:"
-        f" HT_TOKEN=THEIR_TOKEN hypotest drain --server-url {server} {where}"
-    )
+    whose = "of this server and token"
+    if not other.own:
+        whose = f"for {other.server_url}" if other.server_url else "of another server, token or state directory"
+    command = drain_command(other.root, other.server_url, ours=other.own)
+    return f"{other.pending:,} events {whose} wait in {other.path}; to deliver them: {command}"
 
 
-def verdict(status: Status, *, alive: bool) -> str:
+def verdict(status: Status, *, alive: bool, passed: Sequence[str] = ()) -> str:
     """One line: ready, or why not."""
     if not alive and not status.leader_pid and not status.pending:
-        idle = "idle: no process of the application is at work here, nothing is pending"
+        idle = "idle: nobody leads here, and nothing is pending"
         return idle if status.ready else f"{idle}; no settings have arrived yet"
     if not status.ready:
-        return "NOT READY: there are no settings yet, every answer is control"
+        why = f": {status.last_error}" if status.last_error else ""
+        return f"NOT READY: there are no settings yet, every answer is control{why}"
     if not alive:
-        return "NOT READY: no live leader, settings stay as they are and events wait on disk"
-    return "ready" if not status.last_error else "ready, with trouble: see the last error"
+        return (
+            "NOT READY, nobody leads: settings stay as they are and events wait on disk; start the application, or run"
+            " `hypotest drain`"
+        )
+    troubles = [
+        *([f"EVENTS ARE REFUSED: {status.refusing}"] if status.refusing else []),
+        *(["the directory that was named is passed over"] if passed else []),
+        *(["trouble with the server: see the last error"] if status.last_error else []),
+    ]
+    return f"ready, but {'; '.join(troubles)}" if troubles else "ready"
 
 
 def _leader(status: Status, *, alive: bool) -> str:
@@ -100,11 +102,6 @@ def _settings(status: Status) -> str:
 def _reasons(counts: Mapping[str, int]) -> str:
     listed = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
     return f"{sum(counts.values()):,}: {listed}" if counts else "none"
-
-
-def _cap(status: Status) -> str:
-    cap = status.leader_config.get("max_spool_bytes")
-    return f" of at most {size(cap)}" if cap else ""
 
 
 def size(count: int) -> str:

@@ -74,7 +74,8 @@ class Spool:
         self._tally_made = False
         self._tally_after = 0.0
         self._published, self._published_at = -1, 0.0
-        self._opened_since = 0
+        self._opened: list[int] = []  # sizes of segments that what is published lacks
+        self._opening: list[int] = []
         self._mapped: bool | None = None
         self._closed = False
 
@@ -135,18 +136,23 @@ class Spool:
     def refuse(self, reason: str) -> None:
         """Counts an event that is not accepted, in a file that outlives the process if there is room for one."""
         slot = accounts.refusal_slot(reason)
+        if not self._lend(lambda counting: self._count(slot, counting)):
+            self._unreported[slot] += 1
+            self._open_tally()
+
+    def _lend(self, use: Callable[[Writer], None]) -> bool:
+        """Calls `use` with a segment that nobody appends to at the moment; returns whether there is one."""
         for held in (self._idle, self._tally):
             try:
-                counting = held.pop()
+                lent = held.pop()
             except IndexError:
                 continue
             try:
-                self._count(slot, counting)
+                use(lent)
             finally:
-                held.append(counting)
-            return
-        self._unreported[slot] += 1
-        self._open_tally()
+                held.append(lent)
+            return True
+        return False
 
     def _count(self, slot: int, counting: Writer) -> None:
         if counting.limit:
@@ -271,9 +277,15 @@ class Spool:
         return fresh
 
     def _create(self, size: int) -> Writer:
-        self._check_room(size)
-        self._opened_since += size
-        return self._make(size)
+        try:
+            self._opening.append(size)  # before the look: `prepare` may make one at this moment, too
+            self._check_room()
+            made = self._make(size)
+            self._opened.append(size)
+        finally:
+            with contextlib.suppress(ValueError):  # an interrupt
+                self._opening.remove(size)
+        return made
 
     def _make(self, size: int) -> Writer:
         if self.instance.pid != os.getpid():  # a call of the parent's that a fork cut in two goes on here
@@ -284,23 +296,28 @@ class Spool:
         number = next(own.numbers)
         return segment.create(self._directory, own.id, number, size, own.segments, mapped=self._mapped)
 
-    def _check_room(self, size: int) -> None:
+    def _check_room(self) -> None:
+        """Whether what is being opened fits.
+
+        Raises:
+            EventRefused: it does not, or would take the disk's last bytes.
+        """
         # What the leader published a second ago lacks what this process has opened since.
         published, now = self._spool_bytes(), time.monotonic()
         if published != self._published or now - self._published_at > _PUBLISHED_FOR:
-            self._published, self._published_at, self._opened_since = published, now, 0
-        held = published + self._opened_since
-        if held + size > self._max_bytes and self._opened_since:
+            self._published, self._published_at, self._opened = published, now, []
+        more = sum(self._opening)
+        if self._opened and published + sum(self._opened) + more > self._max_bytes:
             # What is published may be the same again although files have come and gone: look before refusing.
-            held = directory_size(self._directory)
-            self._opened_since = max(0, held - published)
-        if held + size > self._max_bytes:
+            self._opened = [max(0, directory_size(self._directory) - published)]
+        held = published + sum(self._opened)
+        if held + more > self._max_bytes:
             raise EventRefused("spool_full", f"the spool holds {held} bytes, the cap is {self._max_bytes}")
         disk = os.statvfs(self._directory)
         free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
         reserve = min(_RESERVE, int(total * _RESERVE_SHARE))
-        if free - size < reserve:
-            raise EventRefused("disk", f"{free} bytes are free, {reserve} of them are left to the host")
+        if free - more < reserve:
+            raise EventRefused("disk", f"{free} bytes are free in {self._directory}, {reserve} are left to the host")
 
     def check(self) -> int:
         """Releases segments that are finished, and gives up open ones whose file or lock was taken from us.
@@ -322,7 +339,14 @@ class Spool:
             self._finish(held)
         lost = self._write_off_deleted()
         self._give_up_taken()
+        if any(self._unreported) and not self._closed:
+            self._report()
         return lost
+
+    def _report(self) -> None:
+        """Writes down what was counted while no file had room for it."""
+        if not self._lend(lambda lent: self._write_down(lent.segment) if lent.limit else None):
+            self._open_tally()
 
     def _write_off_deleted(self) -> int:
         deleted, self._deleted = self._deleted, []

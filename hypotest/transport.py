@@ -222,14 +222,17 @@ class HttpTransport:
             # The class and the cause only: the whole text of a requests error runs over three lines.
             chain = _chain(error, outer)
             trouble = self._shown(_cause(chain[-1]))
-            if isinstance(chain[-1], TimeoutError) and not isinstance(error, requests.ConnectTimeout):
-                kind = TimedOut
+            if isinstance(error, requests.ConnectTimeout):
+                trouble = f"no connection within {self._timeout[0]:g} s"
+            elif isinstance(chain[-1], TimeoutError):
+                kind, trouble = TimedOut, f"connected, and then {trouble}"
             _clear_frames(chain)
             del chain  # a cycle: they know this frame
         if trouble:  # out here without a context: a reporter that shows locals would find the token in its frames
             raise kind(f"no answer: {trouble}")
         self._gzip = _accepts_gzip(response.headers.get("Accept-Encoding", ""))
-        said = f"{response.reason}: {body[:_MAX_BODY_SEARCHED].decode('utf-8', 'replace')}"
+        moved = f" to {response.headers['Location']}" if response.is_redirect else ""
+        said = f"{response.reason}{moved}: {body[:_MAX_BODY_SEARCHED].decode('utf-8', 'replace')}"
         _raise_for_status(response, f"HTTP {response.status_code} {self._shown(said)}")
         return response.status_code, body, response.headers
 

@@ -20,7 +20,7 @@ but the entry is used. If one name occurs twice in an object, the last one count
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
@@ -38,6 +38,7 @@ _TRUE = "True"
 _CONDITION = "condition_to_enter_test"
 _LARGEST = 1e9  # beyond sense; and an integer of 400 digits has no float
 _SLACK = 1e-9  # shares are sums of decimal fractions: 0.1 + 0.2 + 0.7 is above 1
+_ROUNDED = 0.005
 
 
 class Problem(NamedTuple):
@@ -272,11 +273,20 @@ def _unusable(name: str, entry: dict[str, Any], *, thorough: bool) -> list[Probl
     return found
 
 
+def sum_fault(shares: Collection[float]) -> str:
+    """What is wrong with shares that do not add up to 1, "" if they do; each may be rounded to hundredths."""
+    total = math.fsum(shares)
+    if total > 1 + _SLACK:
+        return f"the shares add up to {total:g}: what is beyond 1 is never reached"
+    if total < 1 - _ROUNDED * len(shares) - _SLACK:
+        return f"the shares add up to {total:g}: who is beyond gets control, and is in no group"
+    return ""
+
+
 def _doubts(name: str, entry: dict[str, Any]) -> Iterator[Problem]:
     shares = entry.get("variants_distribution", {})
-    if not _distribution(shares) and (total := math.fsum(shares.values())) > 1 + _SLACK:
-        message = f"the shares add up to {total:g}: what is beyond 1 is never reached"
-        yield Problem(name, "variants_distribution", message, unusable=False)
+    if not _distribution(shares) and (fault := sum_fault(shares.values())):
+        yield Problem(name, "variants_distribution", fault, unusable=False)
     for field in ("override_control", "override_b"):
         ids = entry.get(field)
         if not _list(ids) and _texts(ids):

@@ -136,7 +136,7 @@ def test_events_in_another_state_directory_are_reported_and_age(
     spool.close()
     post = a_post(mine)
     assert neighbours.visit(post, 0) == 1
-    assert f"`HT_STATE_DIR={other.root} hypotest drain` delivers them" in caplog.text
+    assert f"to deliver them: hypotest drain --state-dir {other.root}\n" in caplog.text
     assert neighbours.visit(post, 1200) == 0
 
 

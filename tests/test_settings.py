@@ -27,7 +27,7 @@ ENTRY: dict[str, Any] = {
     "experiment_hypothesis": "blue sells",
     "tag_names": ["country", "age"],
     "condition_to_enter_test": "country == 'DE' and age >= 18",
-    "variants_distribution": {"control": 0.4, "b": 0.4, "a": 0.1},
+    "variants_distribution": {"control": 0.4, "b": 0.4, "a": 0.2},
     "goal_names": ["paid"],
     "test_state": "running",
     "test_active": True,
@@ -49,7 +49,7 @@ def test_ordinary() -> None:
     """An ordinary entry becomes an experiment with all its fields, the variants in the order of the document."""
     found = experiment(ENTRY)
     assert (found.name, found.test_id, found.state, found.active) == ("x", 7, "running", True)
-    assert found.shares == (("control", 0.4), ("b", 0.4), ("a", 0.1))
+    assert found.shares == (("control", 0.4), ("b", 0.4), ("a", 0.2))
     assert (found.override_control, found.override_b) == (frozenset("12"), frozenset("3"))
     assert found.condition_text == ENTRY["condition_to_enter_test"]
     assert decide(found, "u", None, {"country": "DE", "age": 18}, None).reported
@@ -148,6 +148,7 @@ def test_no_object(entry: Any) -> None:
 DOUBTS: list[tuple[str, Any]] = [
     ("variants_distribution", {"control": 50, "b": 50}),
     ("variants_distribution", {"control": 0.6, "b": 0.5}),
+    ("variants_distribution", {"control": 0.6, "b": 0.3}),
     ("override_control", ["1", 2, None]),
     ("override_b", [["3"], "3"]),
     ("test_name", "y"),
@@ -164,10 +165,11 @@ def test_doubts(field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "shares", [{"b": 0.5}, {"b": 0}, {"control": 0, "b": 1}, {"a": 0.1, "b": 0.2, "c": 0.7}, {"b": 1}, {"": 1.0}]
+    "shares",
+    [{"control": 0, "b": 1}, {"a": 0.1, "b": 0.2, "c": 0.7}, {"b": 1}, {"": 1.0}, dict.fromkeys("abc", 0.33)],
 )
 def test_sums(shares: dict[str, float]) -> None:
-    """Shares may be zero, integers, and add up to less than 1 or, by rounding, to a hair more."""
+    """Shares may be zero, integers, and add up, by rounding, to a little more or less than 1."""
     assert validate("x", {**ENTRY, "variants_distribution": shares}) == []
     assert experiment({**ENTRY, "variants_distribution": shares}).shares == tuple(shares.items())
 
@@ -177,7 +179,7 @@ def test_states(state: str) -> None:
     """Every state but `calibration` is an ordinary one."""
     entry = {**ENTRY, "condition_to_enter_test": "True", "test_state": state}
     assert validate("x", entry) == []
-    assert experiment(entry).shares == (("control", 0.4), ("b", 0.4), ("a", 0.1))
+    assert experiment(entry).shares == (("control", 0.4), ("b", 0.4), ("a", 0.2))
 
 
 def test_duplicates() -> None:
@@ -256,7 +258,7 @@ def test_same_bytes() -> None:
         "tag_names": ["age", "country"],
         "override_control": [],
         "override_b": ["4"],
-        "variants_distribution": {"b": 0.4, "control": 0.4, "a": 0.1},
+        "variants_distribution": {"b": 0.4, "control": 0.4, "a": 0.2},
     }
     records = {document(x={**ENTRY, field: value}).records["x"] for field, value in changes.items()}
     assert len(records | alone.records.keys()) == len(changes) + 1

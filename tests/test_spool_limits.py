@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,6 +122,24 @@ def test_the_cap_holds_between_two_looks(home: Namespace) -> None:
     capped = Spool(home.state.spool, 1 << 20, lambda: 0)
     append_until_refused(capped, b"x" * 1000)
     assert held_bytes(home) <= (1 << 20) + 4 * KIB
+
+
+def test_two_threads_at_the_cap_do_not_both_find_room(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one thread looks whether a segment fits, another one, such as our own, does not take the same room."""
+    capped = Spool(home.state.spool, 100 * KIB, lambda: 0)
+    real, refused_too = os.statvfs, []
+
+    def looked(path: str) -> os.statvfs_result:
+        monkeypatch.setattr(os, "statvfs", real)
+        other = threading.Thread(target=lambda: refused_too.append(append_until_refused(capped, b"x")[1].reason))
+        other.start()
+        other.join()
+        return real(path)
+
+    monkeypatch.setattr(os, "statvfs", looked)
+    capped.append(b"x")
+    assert refused_too == ["spool_full"]
+    assert held_bytes(home) == 64 * KIB + 4 * KIB  # the events' and that which counts the refusal
 
 
 def test_after_a_refusal_the_disk_has_a_moment_of_peace(home: Namespace) -> None:

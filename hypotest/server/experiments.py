@@ -47,7 +47,7 @@ from typing import Any
 import orjson
 
 from hypotest.server.document import DocumentError, Lines, parse
-from hypotest.validation import validate
+from hypotest.validation import sum_fault, validate
 
 MAX_PROBLEMS = 5
 STATES = ("running", "calibration")
@@ -194,6 +194,8 @@ def _written(entry: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
         total = math.fsum(shares.values())
         if total > 1 + _SLACK:
             yield "variants_distribution", f"shares are fractions of 1, and these add up to {total:g}", True
+        elif all(isinstance(name, str) for name in shares) and (fault := sum_fault(shares.values())):
+            yield "variants_distribution", fault, False
         elif len(shares) > 1 and "control" not in shares:
             yield "variants_distribution", "there is no control among them: nobody is dealt it to compare with", False
     if isinstance(state, str) and state not in STATES:

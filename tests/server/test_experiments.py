@@ -213,9 +213,11 @@ def test_the_wire_form_is_tolerant() -> None:
 
 
 def test_shares_that_are_rounded() -> None:
-    """Decimal fractions that add up to 1 do, whatever floats make of them; less than 1 is allowed."""
-    for shares in ("control: 0.1, b: 0.2, c: 0.7", "control: 0.1, b: 0.1"):
+    """Decimal fractions that add up to 1 do, whatever floats make of them; less than 1 is allowed, with a warning."""
+    for shares in ("control: 0.1, b: 0.2, c: 0.7", "control: 0.33, b: 0.33, c: 0.33"):
         assert load("x: {variants: {%s}}" % shares).warnings == ()  # noqa: UP031
+    (warning,) = load("x: {variants: {control: 0.1, b: 0.1}}").warnings
+    assert "the shares add up to 0.2: who is beyond gets control" in warning
 
 
 def test_etag() -> None:
