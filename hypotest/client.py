@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from hypotest import accounts, control, interrupts, lazy, leader, log, settings, snapshot, statedir
 from hypotest.assignment import Experiment
@@ -38,7 +38,7 @@ class Client:
         state: the state directory; None if there is none.
         page: its control page; None likewise.
         campaign: this process's part in the election; None for a client that only looks.
-        refusals: counts of refusals that no spool has taken.
+        instance: this process.
         trouble: why there is no state directory; the reason of every refusal.
     """
 
@@ -47,7 +47,6 @@ class Client:
         settled: Config,
         start_thread: StartThread | None = None,
         retire: Callable[[Client], None] | None = None,
-        carried: Sequence[int] = (0,) * accounts.SLOTS,
         instance: Instance | None = None,
         former: snapshot.Reader | None = None,
     ) -> None:
@@ -57,7 +56,6 @@ class Client:
             settled: the configuration.
             start_thread: starts a thread; None for a client that only looks.
             retire: takes this client out of use; by default it is only closed.
-            carried: counts that the client before it had not written down.
             instance: this process, of which there may be clients before this one.
             former: the settings of the client before it.
         """
@@ -71,7 +69,7 @@ class Client:
         self.page: control.ControlPage | None = None
         self.campaign: leader.Campaign | None = None
         self.trouble = ""
-        self.refusals = list(carried)
+        self.instance = instance or Instance()
         self._start_thread = start_thread
         self._retire = retire or Client.close
         self._thread: object = None
@@ -105,13 +103,12 @@ class Client:
                 every=log.RARELY,
             )
             return
-        self._instance = instance or Instance()
         self._former = former
         self._open_state(settled.token)
 
     def _open_state(self, token: str) -> None:
         namespace = statedir.namespace_of(self.config.server_url, token)
-        passed = False
+        passed: list[tuple[int, str, Exception]] = []
         for root in statedir.candidates(self.config.state_dir, os.environ):
             try:
                 state = statedir.prepare(root, namespace)
@@ -119,27 +116,23 @@ class Client:
                 page = control.open_control(state.path, newest.generation if newest else 0)
             except (StorageError, OSError) as error:
                 interrupts.let_through(error)
-                named = root in (self.config.state_dir, statedir.of_systemd(os.environ))
-                level = log.WARNING if named else log.INFO
-                log.limited(level, f"state:{root}", "state directory not used: %s", error, every=log.RARELY)
-                passed = passed or named
-                continue
-            if passed:
-                log.limited(
-                    log.WARNING, "fallback", "until this process ends, events are kept in %s", root, every=log.RARELY
+                named = root in map(
+                    statedir.canonical, filter(None, (self.config.state_dir, statedir.of_systemd(os.environ)))
                 )
+                passed.append((log.WARNING if named else log.INFO, root, error))
+                continue
+            _tell_passed(passed, f"; until this process ends, {root} is")
             self.state, self.page = state, page
             held = self._former.held(state.path) if self._former is not None else None
             self._former = None
             self.reader = snapshot.Reader(state.path, page, settings.decode, held)
             self.find = self.reader.get
-            self.spool = Spool(
-                state.spool, self.config.max_spool_bytes, self._spool_bytes, self.refusals, self._instance
-            )
+            self.spool = Spool(state.spool, self.config.max_spool_bytes, self._spool_bytes, self.instance)
             if self._start_thread is not None:
-                post = Post(self.config, state, page, self._instance, self._start_thread)
+                post = Post(self.config, state, page, self.instance, self._start_thread)
                 self.campaign = leader.Campaign(post, self._each_second, self.spool.end)
             return
+        _tell_passed(passed, "")
         self.trouble = "disk"
         log.limited(
             log.ERROR,
@@ -244,7 +237,7 @@ class Client:
         if self.spool is not None:
             self.spool.refuse(reason)
         else:
-            self.refusals[accounts.refusal_slot(reason)] += 1
+            self.instance.unreported[accounts.refusal_slot(reason)] += 1
 
     def flush(self, timeout: float, *, own: bool = False) -> int:
         """Asks the leader to send and waits until what was accepted so far is settled.
@@ -282,6 +275,11 @@ class Client:
         finally:
             if self.campaign is not None:
                 self.campaign.stop()
+
+
+def _tell_passed(passed: list[tuple[int, str, Exception]], instead: str) -> None:
+    for level, root, error in passed:
+        log.limited(level, f"state:{root}", "state directory not used: %s%s", error, instead, every=log.RARELY)
 
 
 def _find_nothing(_name: str) -> None:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from hypotest import control, explanation, log, pace, report, runtime, segment, settings, statedir, validation
+from hypotest import control, explanation, handler, log, pace, report, runtime, segment, settings, statedir, validation
 from hypotest.client import Client
 from hypotest.config import Config
 from hypotest.errors import HypotestError, SettingsError, StorageError, TransportError
@@ -44,7 +44,7 @@ class CommandFailed(HypotestError):
 
 def quiet() -> None:
     """Keeps the SDK's own log lines off the terminal: a command says what there is to say, in one line."""
-    logging.getLogger("hypotest").addHandler(logging.NullHandler())
+    handler.logger().addHandler(logging.NullHandler())
 
 
 def _require_access(config: Config) -> str:
@@ -243,7 +243,9 @@ def _require_usable(config: Config, token: str) -> None:
 
 def _require_place(config: Config, now: Client) -> None:
     """Ends a client that works in another state directory than the one named."""
-    if config.state_dir is not None and now.state is not None and now.state.root != config.state_dir:
+    if config.state_dir is None or now.state is None:
+        return
+    if now.state.root != statedir.canonical(config.state_dir):
         runtime.retire(now)
         _require_usable(config, _require_access(config))
         raise CommandFailed(2, f"the state directory {config.state_dir} cannot be used")

@@ -14,6 +14,17 @@ _FORMAT = "%(asctime)s %(levelname)-8s hypotest[%(process)d] %(message)s"
 
 _set = [logging.NOTSET]
 """The level that we have set."""
+_found: list[logging.Logger] = []
+
+
+def logger() -> logging.Logger:
+    """The logger `hypotest`.
+
+    Looked up once: `getLogger` takes a lock in Python, which an exception of a signal handler in there leaves taken.
+    """
+    if not _found:
+        _found.append(logging.getLogger(NAME))
+    return _found[0]
 
 
 class _Stdout:
@@ -24,8 +35,8 @@ class _Stdout:
     """
 
     def write(self, text: str) -> None:
-        out, genuine, logger = sys.stdout, sys.__stdout__, logging.getLogger(NAME)
-        if (logging.getLogger().handlers and logger.propagate) or len(logger.handlers) > 1:
+        out, genuine, ours = sys.stdout, sys.__stdout__, logger()
+        if (logging.getLogger().handlers and ours.propagate) or len(ours.handlers) > 1:
             return
         if genuine is not None and out is genuine:
             os.write(genuine.fileno(), text.encode(genuine.encoding, "backslashreplace"))
@@ -50,14 +61,15 @@ def configure(level: str) -> None:
     Args:
         level: a level name of `logging`, such as "INFO".
     """
-    logger = logging.getLogger(NAME)
-    if not any(isinstance(getattr(handler, "stream", None), _Stdout) for handler in logger.handlers):
-        if logger.handlers or logger.level != logging.NOTSET:
+    ours = logger()
+    if not any(isinstance(getattr(handler, "stream", None), _Stdout) for handler in ours.handlers):
+        if ours.handlers or ours.level != logging.NOTSET:
             return
         handler = _Handler(_Stdout())
         handler.setFormatter(logging.Formatter(_FORMAT))
-        logger.addHandler(handler)
-    elif logger.level != _set[0]:  # the host's own, set since
+        ours.addHandler(handler)
+    elif ours.level != _set[0]:  # the host's own, set since
         return
-    logger.setLevel(level)
-    _set[0] = logger.level
+    if ours.level != logging.getLevelName(level):  # takes a lock, too
+        ours.setLevel(level)
+    _set[0] = ours.level

@@ -80,7 +80,7 @@ def gather(client: Client) -> Status:
         return Status(
             server_url=client.config.server_url,
             refusing=client.trouble,
-            refused=accounts.refused(client.refusals),
+            refused=accounts.refused(client.instance.unreported),
         )
     words = page.words
     counters, size = _accounts(client)

@@ -49,11 +49,13 @@ class Campaign:
         self._at_end = at_end
         self._lock = LeaderLock(post.state.lock)
         self._leadership: Leadership | None = None
-        self._stop = threading.Event()
+        self._stopped = False
+        self._pause = threading.Event()  # never set, see `stop`
         self._beat = post.page.words[HEARTBEAT]
         self._beat_at = time.monotonic()
         self._not_before = self._second = 0.0
-        self._ending = threading.Lock()
+        self._ending = threading.RLock()
+        self._ended: Leadership | None = None
         self._watch = Watch()
         self._abandoned = self._looked = False
         self._turn = [True]
@@ -68,7 +70,7 @@ class Campaign:
     @property
     def stopping(self) -> bool:
         """Whether `stop` was called: the campaign's thread ends it if the caller does not come to it."""
-        return self._stop.is_set()
+        return self._stopped
 
     def silence(self) -> float:
         """Seconds since this process last saw the leader's heartbeat move; 0 for the leader itself."""
@@ -84,18 +86,19 @@ class Campaign:
             self._turn.pop()
         except IndexError:
             return
-        self._stop.wait(_AFTER_YOU)
-        while not self._stop.is_set() and not self._abandoned:
+        self._pause.wait(_AFTER_YOU)
+        while not self._stopped and not self._abandoned:
             try:
                 self.tick()
                 self._rest()
             except Exception as error:  # noqa: BLE001 - the campaign must outlive everything
                 self._unexpected(error)
                 self._not_before = time.monotonic() + _LOCK_BACKOFF
-                self._stop.wait(_TICK)
+                self._pause.wait(_TICK)
         if not self._abandoned:
             self._watch.close()
-            self.step_down()  # `stop` may have come while this thread was becoming the leader
+            self.step_down()  # `stop` may have come while this thread became the leader, or been cut by an interrupt
+            self._dismiss()
             self._at_end()
             self._each_second = self._at_end = _nothing  # they hold the client, which holds this
 
@@ -103,7 +106,7 @@ class Campaign:
         """Until the next look: a moment, or longer if the kernel tells this follower when the leader ends."""
         words = self._post.page.words
         if self.leading or not self._watch.on(words[LEADER_PID], words[LEADER_SPACE]):
-            self._stop.wait(_TICK)
+            self._pause.wait(_TICK)
         elif self._watch.wait() and words[LEADER_PID] == self._watch.pid:  # nobody has followed it yet
             self._beat, self._beat_at = words[HEARTBEAT], time.monotonic() - STALE
 
@@ -117,16 +120,17 @@ class Campaign:
             if leadership is not None and not self._lock.held():
                 log.line(log.WARNING, "leader: %s is gone or replaced, stepping down", self._lock.path)
                 self.step_down()
+                self._dismiss()
             elif leadership is not None:
                 leadership.housekeep()
         with self._ending:
-            leadership = None if self._stop.is_set() else self._leadership
+            leadership = None if self._stopped else self._leadership
             if leadership is not None:
                 leadership.tick()
         if leadership is not None:
             leadership.work()
             return
-        if self._stop.is_set():
+        if self._stopped:
             return
         if self._vacant(now) and now >= self._not_before:
             self._try_to_lead(now)
@@ -191,7 +195,7 @@ class Campaign:
     def step_down(self) -> None:
         """Ends this process's leadership, if any: signs off, so that another takes over at once, and unlocks."""
         with self._ending:
-            leadership, self._leadership = self._leadership, None
+            leadership = self._leadership
             if leadership is None:
                 return
             leadership.end()
@@ -199,10 +203,22 @@ class Campaign:
                 self._post.page.words[LEADER_PID] = 0
                 self._post.page.words[HEARTBEAT] = 0
             self._lock.release()
+            # Last: what an interrupt cuts off here, the campaign's thread does again.
+            self._ended, self._leadership = leadership, None
+
+    def _dismiss(self) -> None:
+        """Lets the threads of a leadership that is over go."""
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended.dismiss()
 
     def stop(self) -> None:
-        """Ends the campaign without waiting for its threads."""
-        self._stop.set()
+        """Ends the campaign without waiting for its threads.
+
+        In a thread of the host, so by plain stores and locks of C: an exception of a signal handler in the midst of
+        `Event.set`, which is Python, would leave its lock taken for ever. Our threads notice within a moment.
+        """
+        self._stopped = True
         self.step_down()
 
     def abandon(self) -> None:

@@ -186,13 +186,18 @@ class Leadership:
             self._loops[1].ended.wait(timeout)
 
     def end(self) -> None:
-        """Stops the loops after what is under way, which changes nothing on disk any more."""
+        """What is under way changes nothing on disk any more, and is the loops' last; `dismiss` wakes them."""
         self._backlog.close()
         self._publisher.close()
         for loop in self._loops:
-            loop.stop()
+            loop.stopped = True
         for loop in self._threadless:
             loop.close()
+
+    def dismiss(self) -> None:
+        """Lets the loops' threads go, once this has ended."""
+        for loop in self._loops:
+            loop.stop()
 
     def abandon(self) -> None:
         """In a child: as `end`, by plain stores only, since a lock may be a dead thread's."""

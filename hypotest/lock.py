@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 
 from hypotest import interrupts, platform
 
 _HELD_ELSEWHERE = (errno.EACCES, errno.EAGAIN)
+_PATIENCE = 5.0
 
+opening = threading.RLock()
+"""Held while a lock file is opened. A fork waits for it: no child gets a descriptor that nobody knows of yet."""
 
 _open: dict[int, tuple[int, int]] = {}
 """The descriptors of this process on lock files, and what they were opened on; in it before they may hold a lock."""
@@ -18,8 +22,11 @@ _open: dict[int, tuple[int, int]] = {}
 def abandon_inherited() -> None:
     """In a child: closes the parent's descriptors, which would keep its locks alive after its death.
 
-    To unlock them would take the locks from the parent. Checked first: the child may have reused the numbers.
+    To unlock them would take the locks from the parent. Checked first: the child may have reused the numbers. And makes
+    an `opening` that nobody holds.
     """
+    global opening  # noqa: PLW0603 - the old one may be held by a thread of the parent
+    opening = threading.RLock()
     while _open:
         fd, file = _open.popitem()
         with interrupts.suppress(OSError):
@@ -46,8 +53,13 @@ class LeaderLock:
         Raises:
             OSError: the file cannot be opened or locked.
         """
-        fd = platform.open_own(self.path, os.O_RDWR | os.O_CREAT)
-        self._file = _open[fd] = platform.file_of(os.fstat(fd))
+        calm = opening.acquire(timeout=_PATIENCE)
+        try:
+            fd = platform.open_own(self.path, os.O_RDWR | os.O_CREAT)
+            self._file = _open[fd] = platform.file_of(os.fstat(fd))
+        finally:
+            if calm:
+                opening.release()
         self._fd, self._pid = fd, os.getpid()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,15 +82,15 @@ class LeaderLock:
 
     def release(self) -> None:
         """Gives the lock back. The file stays: to unlink it would permit a second leader."""
-        fd, self._fd = self._fd, -1
-        if fd < 0 or _open.pop(fd, None) is None:
-            return
-        with interrupts.suppress(OSError):
-            if platform.is_open_on(fd, self._file):
+        fd = self._fd
+        if fd >= 0 and fd in _open and platform.is_open_on(fd, self._file):
+            with interrupts.suppress(OSError):
                 if self._pid == os.getpid():
                     # Not by closing alone: a child that was forked without hooks, and is idle, has the descriptor too.
                     fcntl.flock(fd, fcntl.LOCK_UN)
-                os.close(fd)
+        self._fd = -1  # not before: an interrupt would leave the lock taken, and now it costs a descriptor at most
+        if _open.pop(fd, None) is not None and platform.is_open_on(fd, self._file):
+            os.close(fd)
 
     def forget(self) -> None:
         """In a child: the descriptor is the parent's, and closed by `abandon_inherited`."""

@@ -43,7 +43,7 @@ def line(level: int, message: str, *args: object) -> None:
     """Logs `message` as one line of bounded length; never raises, whatever handlers the application has."""
     try:
         fit = [arg if isinstance(arg, (int, float)) else _fit(str(arg)) for arg in args]
-        logging.getLogger(handler.NAME).log(level, message, *fit)
+        handler.logger().log(level, message, *fit)
     except Exception as error:  # noqa: BLE001 - must not reach the application's callers through us
         let_through(error)
 
@@ -115,7 +115,7 @@ def _fit(text: str) -> str:
 def _heard(level: int) -> bool:
     """Whether a line of that level goes anywhere: where it does not, it must not take the turn of another process."""
     try:
-        return bool(logging.getLogger(handler.NAME).isEnabledFor(level))
+        return bool(handler.logger().isEnabledFor(level))
     except Exception as error:  # noqa: BLE001 - as in `line`
         let_through(error)
         return False

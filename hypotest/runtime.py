@@ -14,12 +14,11 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Mapping
 
-from hypotest import accounts, interrupts, lazy, log
+from hypotest import interrupts, lazy, lock, log
 from hypotest.client import Client
 from hypotest.config import NOWHERE, OPTIONS, resolve
 from hypotest.errors import ThreadsStandStill
 from hypotest.instance import Instance
-from hypotest.lock import abandon_inherited
 from hypotest.platform import PidPage, ProcessGuard
 from hypotest.snapshot import Reader
 
@@ -38,18 +37,16 @@ class _Process:
         page: the guard's page, read at every call; while it is too early for a thread, one that sends each call to
             `_build`, which asks again.
         built: the client in use, in a dict for its atomic setdefault; its key is what `page` reads.
-        carried: counts of the client before it that stand in no file yet.
         former: the settings of the client before it.
         instance: in whose name its clients write. One that was retired may still have a segment, in a thread's hands.
     """
 
-    __slots__ = ("built", "carried", "former", "guard", "instance", "page")
+    __slots__ = ("built", "former", "guard", "instance", "page")
 
     def __init__(self) -> None:
         self.guard = ProcessGuard()
         self.page: memoryview | PidPage | tuple[int] = self.guard.page
         self.built: dict[int, Client] = {}
-        self.carried = [0] * accounts.SLOTS
         self.former: Reader | None = None
         self.instance = Instance()
 
@@ -80,13 +77,17 @@ def _build() -> Client:
 
 
 def _open(here: _Process) -> Client:
-    settled, warnings = resolve(_overrides, os.environ)
+    given = dict(_overrides)
+    settled, warnings = resolve(given, os.environ)
     log.configure(settled.log_level)
     for warning in warnings:
         log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=log.RARELY)
-    candidate = Client(settled, start_thread, retire, here.carried, here.instance, here.former)
+    candidate = Client(settled, start_thread, retire, here.instance, here.former)
     here.page = _TOO_EARLY  # until the campaign is started, which an interrupt may come before
     client = here.built.setdefault(_CURRENT, candidate)
+    if client is candidate and given != _overrides:  # a config() meanwhile, which found no client to retire
+        retire(client)
+        return _open(here)
     if client is candidate and client.state is not None:
         log.line(log.DEBUG, "state directory: %s", client.state.path)
     return client
@@ -117,7 +118,7 @@ def _enter_child() -> _Process:
 
 
 def _abandon(inherited: _Process) -> None:
-    abandon_inherited()
+    lock.abandon_inherited()
     for client in inherited.built.values():
         if client.campaign is not None:
             client.campaign.abandon()
@@ -151,8 +152,7 @@ def retire(client: Client) -> None:
     try:
         taken = _here.built.pop(_CURRENT, None)
         if taken is client:
-            _here.former = client.reader
-            _here.carried = client.spool.unreported() if client.spool is not None else client.refusals
+            _here.former = client.reader or _here.former
         elif taken is not None:  # another thread was quicker, and there is a next one already
             _here.built.setdefault(_CURRENT, taken)
         client.close()
@@ -183,7 +183,7 @@ def _last_flush() -> Client | None:
     if not _here.guard.alive:
         return None
     client = _here.built.get(_CURRENT)
-    if client is None and _here.former is not None and resolve(_overrides, os.environ)[0].flush_events:
+    if client is None and _here.instance.used and resolve(_overrides, os.environ)[0].flush_events:
         client = current()  # after a `config()` and no call since
     if client is not None and client.spool is not None and client.config.flush_events:
         left = 1
@@ -233,7 +233,9 @@ def _is_master(uwsgi: Any) -> bool:
 
 
 class _ForkHooks:
-    """Keeps a fork from happening while a thread of ours imports: the module lock would stay locked in the child.
+    """Keeps a fork from happening while a thread of ours imports, or opens a lock file.
+
+    The module lock would stay locked in the child, or the parent's lock be the child's as well.
 
     Attributes:
         ran: whether the hooks ran at the fork that made this process.
@@ -252,10 +254,12 @@ class _ForkHooks:
 
     def _before(self) -> None:
         lazy.importing.acquire(timeout=_FORK_PATIENCE)
+        lock.opening.acquire(timeout=_FORK_PATIENCE)
 
     def _after_in_parent(self) -> None:
-        with interrupts.suppress(RuntimeError):  # not acquired in time: it is another thread's, which an RLock knows
-            lazy.importing.release()
+        for held in (lazy.importing, lock.opening):
+            with interrupts.suppress(RuntimeError):  # not acquired in time: it is another thread's, as an RLock knows
+                held.release()
 
     def _after_in_child(self) -> None:
         lazy.reset()

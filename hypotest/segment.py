@@ -55,7 +55,7 @@ from mmh3 import hash as murmur3
 
 from hypotest import header, interrupts, platform
 from hypotest.errors import CorruptFile
-from hypotest.header import ACKNOWLEDGED, COUNTERS, DONE, FINISHED, HEADER, POSITION, SUFFIX, Identity
+from hypotest.header import ACKNOWLEDGED, COUNTERS, HEADER, POSITION, SUFFIX
 from hypotest.platform import FileBytes, FileWords, pread
 
 MAX_PAYLOAD = 64 << 10
@@ -371,58 +371,6 @@ def peek(path: str) -> tuple[int, int, list[int]]:
     except CorruptFile:
         return header.guess(head)
     return (*header.marks_of(head, full), header.counters_of(head, full))
-
-
-def create(
-    directory: str,
-    instance: bytes,
-    number: int,
-    size: int,
-    own: dict[str, Segment],
-    *,
-    mapped: bool,
-) -> Writer:
-    """Makes a segment: whole and locked before it has a name that the leader looks at.
-
-    Args:
-        directory: the spool directory.
-        instance: 16 random bytes of this process.
-        number: unique within the instance.
-        size: bytes, a multiple of 4096.
-        own: the process's open segments, by path. The new one is among them before it has its name: another thread of
-            this process that came upon the name first would open the file, and by closing it drop the lock.
-        mapped: False to write by pwrite, where a mapping cannot be trusted.
-
-    Raises:
-        OSError: no space, no inode, no descriptor, or the directory is gone.
-    """
-    path = f"{directory}/{instance.hex()}-{number:x}{SUFFIX}"
-    draft = f"{directory}/.{instance.hex()}-{number:x}"
-    segment = Segment(path)
-    try:
-        segment.make(draft)
-        fd = segment.fd
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        mapped = mapped and platform.preallocate(fd, size)
-        identity = Identity(int.from_bytes(os.urandom(4), "little"), instance, number, size)
-        if os.pwrite(fd, identity.header(), 0) != HEADER:
-            raise OSError(errno.ENOSPC, "short write: the disk is full")
-        segment.attach(size)
-        if isinstance(segment.map, mmap.mmap):
-            platform.populate(segment.map)
-        writer = Writer(segment)
-        own[path] = segment
-        os.rename(draft, path)
-        segment.named = True
-    except BaseException:
-        if own.pop(path, None) is None:
-            segment.close()
-        else:  # a leader of this process may be reading it
-            segment.words[FINISHED] = DONE
-        with interrupts.suppress(OSError):
-            os.unlink(draft)
-        raise
-    return writer
 
 
 def open_segment(path: str) -> Segment:

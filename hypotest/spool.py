@@ -12,11 +12,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from mmh3 import hash as murmur3
 
-from hypotest import accounts, interrupts, platform, segment
+from hypotest import accounts, interrupts, platform
 from hypotest.errors import EventRefused
 from hypotest.header import DONE, FINISHED, FULL_SIZE, GIVEN_UP, HEADER, OFFSET, ONE, POSITION
 from hypotest.instance import Instance
@@ -46,7 +46,6 @@ class Spool:
         directory: str,
         max_bytes: int,
         spool_bytes: Callable[[], int],
-        unreported: Sequence[int] = (0,) * accounts.SLOTS,
         instance: Instance | None = None,
     ) -> None:
         """Opens nothing yet.
@@ -55,7 +54,6 @@ class Spool:
             directory: the spool directory.
             max_bytes: the cap over all processes.
             spool_bytes: what the spool holds now, over all processes.
-            unreported: counts to write down in the first segment.
             instance: this process, if there may be more than one spool of it.
         """
         self._directory = directory
@@ -64,7 +62,6 @@ class Spool:
         self.instance = instance or Instance()
         self._size = _SMALLEST
         self._idle: list[Writer] = []
-        self._unreported = list(unreported)
         self._refuse_until = (0.0, "")
         self._spent: list[Segment] = []
         self._deleted: list[Segment] = []
@@ -137,7 +134,7 @@ class Spool:
         """Counts an event that is not accepted, in a file that outlives the process if there is room for one."""
         slot = accounts.refusal_slot(reason)
         if not self._lend(lambda counting: self._count(slot, counting)):
-            self._unreported[slot] += 1
+            self.instance.unreported[slot] += 1
             self._open_tally()
 
     def _lend(self, use: Callable[[Writer], None]) -> bool:
@@ -158,7 +155,7 @@ class Spool:
         if counting.limit:
             counting.segment.count(slot)
         else:  # deleted: the next file has the count
-            self._unreported[slot] += 1
+            self.instance.unreported[slot] += 1
 
     def _open_tally(self) -> None:
         """Makes a segment that holds counts and never an event, in spite of the cap: for a process without another."""
@@ -173,7 +170,8 @@ class Spool:
 
     def _write_down(self, target: Segment) -> None:
         # Taken in one step: another thread that opens a segment at this moment must not write the same counts.
-        rows, self._unreported = self._unreported, [0] * accounts.SLOTS
+        own = self.instance
+        rows, own.unreported = own.unreported, [0] * accounts.SLOTS
         try:
             for slot, n in enumerate(rows):
                 if n:
@@ -181,11 +179,11 @@ class Spool:
                     rows[slot] = 0
         finally:
             if any(rows):  # an interrupt
-                self._unreported = accounts.add([self._unreported, rows])
+                own.unreported = accounts.add([own.unreported, rows])
 
     def unreported(self) -> list[int]:
         """Counts that are in no segment any more, or in none yet."""
-        return accounts.add([self._unreported, *map(_written_off, self._deleted)])
+        return accounts.add([self.instance.unreported, *map(_written_off, self._deleted)])
 
     def _refusal(self, reason: str, detail: str) -> EventRefused:
         self.refuse(reason)
@@ -283,7 +281,7 @@ class Spool:
             made = self._make(size)
             self._opened.append(size)
         finally:
-            with contextlib.suppress(ValueError):  # an interrupt
+            with interrupts.suppress(ValueError):  # an interrupt
                 self._opening.remove(size)
         return made
 
@@ -292,9 +290,7 @@ class Spool:
             self.instance = Instance()
         if self._mapped is None:
             self._mapped = platform.mappable(self._directory)
-        own = self.instance
-        number = next(own.numbers)
-        return segment.create(self._directory, own.id, number, size, own.segments, mapped=self._mapped)
+        return self.instance.create(self._directory, size, mapped=self._mapped)
 
     def _check_room(self) -> None:
         """Whether what is being opened fits.
@@ -339,7 +335,7 @@ class Spool:
             self._finish(held)
         lost = self._write_off_deleted()
         self._give_up_taken()
-        if any(self._unreported) and not self._closed:
+        if any(self.instance.unreported) and not self._closed:
             self._report()
         return lost
 
@@ -350,7 +346,7 @@ class Spool:
 
     def _write_off_deleted(self) -> int:
         deleted, self._deleted = self._deleted, []
-        self._unreported = accounts.add([self._unreported, *map(_written_off, deleted)])
+        self.instance.unreported = accounts.add([self.instance.unreported, *map(_written_off, deleted)])
         return sum(held.unsettled() for held in deleted)
 
     def _give_up_taken(self) -> None:
@@ -370,6 +366,7 @@ class Spool:
 
     def end(self) -> None:
         """Releases what is finished, and drops the reference to the client: the last call, in a thread of ours."""
+        self._write_off_deleted()
         self._release_finished()
         self._spool_bytes = int  # none: it was a method of who holds this, and that cycle would keep files open
 
@@ -385,13 +382,11 @@ class Spool:
 
     def abandon(self) -> None:
         """In a child: turns from the parent's segments."""
-        inherited = list(self.segments.values())
-        self.instance = Instance()
+        inherited, self.instance = self.instance, Instance()
         self._idle.clear()
         self._tally.clear()
         self._ahead.clear()
-        for held in inherited:
-            held.disown()
+        inherited.abandon()
 
     def close(self) -> None:
         """Finishes the segments; what an append has checked out right now is finished when it is put back."""

@@ -76,6 +76,19 @@ def namespace_of(server_url: str, token: str) -> str:
 
 def candidates(explicit: str | None, environ: Mapping[str, str]) -> Iterator[str]:
     """Directories to try, best first: explicit, systemd's, XDG's, the home's, and one of our own in /var/tmp."""
+    yield from map(canonical, _candidates(explicit, environ))
+
+
+def canonical(root: str) -> str:
+    """A directory by the one name that all processes, and all configurations of a process, know it by.
+
+    But for its last part: if that is a link, somebody else may have made it, and `prepare` refuses it.
+    """
+    parent, name = os.path.split(os.path.normpath(root))
+    return os.path.join(os.path.realpath(parent), name)
+
+
+def _candidates(explicit: str | None, environ: Mapping[str, str]) -> Iterator[str]:
     if explicit:
         yield explicit
     else:

@@ -275,3 +275,54 @@ assert hypotest.flush(15)
 """
     run(source, sdk_env(server, tmp_path / "state"))
     expect_each_once(server, "first")
+
+
+def test_a_fork_while_the_campaign_opens_its_lock(server: ServerProcess, tmp_path: Path) -> None:
+    """No child gets the descriptor, and with it the lock of a parent that dies."""
+    source = """
+from hypotest import platform
+opened, real = threading.Event(), platform.open_own
+def slow(path, flags):
+    fd = real(path, flags)
+    if path.endswith("leader.lock"):
+        opened.set()
+        time.sleep(0.3)  # a slow disk
+    return fd
+platform.open_own = slow
+keep("parent")
+assert opened.wait(10)
+def body():
+    held = [name for name in os.listdir("/proc/self/fd") if "leader.lock" in link(name)]
+    assert held == [], held
+def link(name):
+    try:
+        return os.readlink("/proc/self/fd/" + name)
+    except OSError:
+        return ""
+join(child(body))
+"""
+    run(source + FLUSH, sdk_env(server, tmp_path / "state"))
+    expect_each_once(server, "parent")
+
+
+def test_a_fork_while_a_segment_is_made(server: ServerProcess, tmp_path: Path) -> None:
+    """By a signal handler, and the child goes on with the call: it writes nothing into the parent's file."""
+    source = """
+from hypotest import platform
+real, (waits, goes), parent = platform.preallocate, os.pipe(), os.getpid()
+def cut(fd, size):
+    platform.preallocate = real
+    if os.fork() == 0:
+        os.close(goes)
+        os.read(waits, 1)
+    return real(fd, size)
+platform.preallocate = cut
+keep("cut", 1)
+if os.getpid() != parent:
+    os._exit(0)
+keep("parent", 1)
+os.close(goes)
+os.wait()
+"""
+    run(source + FLUSH, sdk_env(server, tmp_path / "state"))
+    expect_each_once(server, "cut", "parent", n=1)

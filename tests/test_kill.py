@@ -150,6 +150,13 @@ keep("kept")
 hypotest.config(pull_interval=15)
 hypotest.experiment("button", user_id="1", report_event=False)
 """,
+    "before a detour without a state": """
+hypotest.config(flush_events=True)
+keep("kept")
+hypotest.config(connect_to_server=False)
+hypotest.experiment("button", user_id="1", report_event=False)
+hypotest.config(connect_to_server=True)
+""",
     "before it was asked for": """
 keep("kept")
 hypotest.config(flush_events=True)

@@ -184,3 +184,60 @@ until(lambda: sockets() <= 2, f"{sockets()} sockets")
 """
     run(source, sdk_env(server, tmp_path / "state"))
     expect_each_once(server, "first", *(f"n{n}" for n in range(5)))
+
+
+def test_config_while_another_thread_makes_the_first_call(tmp_path: Path) -> None:
+    """What a call was built with before is not in force after config() has returned."""
+    with ServerProcess(tmp_path, tokens=("test-token", "second-token")) as server:
+        source = """
+from hypotest import runtime
+real = runtime.Client
+def slow(*arguments):  # as a thread that is held up in its first call
+    made, runtime.Client = real(*arguments), real
+    hypotest.config(token="second-token")
+    return made
+runtime.Client = slow
+keep("n", 5)
+assert runtime.current().config.token == "second-token"
+assert hypotest.flush(20)
+"""
+        run(source, sdk_env(server, tmp_path / "state"))
+        assert server.accounts("second-token")["events"] == 5
+        assert server.accounts("test-token")["events"] == 0
+
+
+def test_refusals_are_counted_once_over_configurations(server: ServerProcess, tmp_path: Path) -> None:
+    """Also by a thread that is still in a call of the client before."""
+    source = """
+from hypotest import runtime
+keep("first", 1)
+before = runtime.current().spool
+(writer,) = before._idle
+before._idle.clear()  # a thread has it
+for n in range(3):
+    before.refuse("too_large")
+hypotest.config(pull_interval=17)
+keep("second", 1)
+before._idle.append(writer)
+before.append(b"x" * 60_000)  # it goes on, and opens another file
+before.append(b"x" * 60_000)
+refused = hypotest.status().refused
+assert refused == {"too_large": 3}, refused
+"""
+    run(source, sdk_env(server, tmp_path / "state"))
+
+
+def test_a_handler_that_configures_while_the_process_ends(server: ServerProcess, tmp_path: Path) -> None:
+    """It may come in the midst of stepping down, in the same thread: the host ends all the same."""
+    source = """
+from hypotest.leadership import Leadership
+real = Leadership.end
+def interrupted(self):
+    Leadership.end = real
+    hypotest.config(pull_interval=77)  # as a signal handler would
+    real(self)
+Leadership.end = interrupted
+keep("n", 5)
+until(lambda: hypotest.status().is_leader, "leads")
+"""
+    run(source, sdk_env(server, tmp_path / "state"))

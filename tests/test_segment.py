@@ -6,6 +6,7 @@ import os
 import struct
 import sys
 import zlib
+from itertools import count
 from pathlib import Path
 
 import mmh3
@@ -15,6 +16,7 @@ from hypotest import header, segment
 from hypotest.accounts import ACCEPTED, DELIVERED, REFUSALS, SLOTS, drop_slot, refusal_slot
 from hypotest.errors import CorruptFile
 from hypotest.header import COUNTERS, HEADER, OFFSET, ONE, POSITION
+from hypotest.instance import Instance
 from hypotest.segment import MAX_PAYLOAD, Segment
 from tests.namespace import run_python, running_python
 
@@ -23,7 +25,14 @@ MODES = pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "written
 
 
 def create(directory: Path, *, size: int = 64 << 10, mapped: bool = True, number: int = 0x2A) -> Segment:
-    return segment.create(str(directory), INSTANCE, number, size, {}, mapped=mapped).segment
+    return instance(number).create(str(directory), size, mapped=mapped).segment
+
+
+def instance(number: int) -> Instance:
+    """A process of a known id, whose next segment has that number."""
+    known = Instance()
+    known._drawn["id"], known.numbers = INSTANCE, count(number)
+    return known
 
 
 def put(target: Segment, payload: bytes) -> int:
@@ -85,22 +94,23 @@ def test_a_segment_has_its_name_only_when_whole(tmp_path: Path) -> None:
             seen.append(os.path.exists(path))
             super().__setitem__(path, held)
 
-    own = Own()
-    held = segment.create(str(tmp_path), INSTANCE, 1, 4096, own, mapped=True).segment
-    assert (seen, own) == ([False], {held.path: held})
+    process = instance(1)
+    process.segments = Own()
+    held = process.create(str(tmp_path), 4096, mapped=True).segment
+    assert (seen, process.segments) == ([False], {held.path: held})
     assert os.listdir(tmp_path) == [os.path.basename(held.path)]
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     """A segment that cannot be had its name leaves no file, no descriptor and no entry."""
     before = len(os.listdir("/dev/fd"))
-    own: dict[str, Segment] = {}
+    process = instance(1)
     (tmp_path / f"{INSTANCE.hex()}-1.seg").mkdir()  # rename fails
     with pytest.raises(OSError, match="directory"):
-        segment.create(str(tmp_path), INSTANCE, 1, 4096, own, mapped=True)
+        process.create(str(tmp_path), 4096, mapped=True)
     with pytest.raises(OSError, match="gone"):
-        segment.create(str(tmp_path / "gone"), INSTANCE, 1, 4096, own, mapped=True)
-    assert own == {}
+        process.create(str(tmp_path / "gone"), 4096, mapped=True)
+    assert process.segments == {}
     assert len(os.listdir(tmp_path)) == 1
     assert len(os.listdir("/dev/fd")) == before
 

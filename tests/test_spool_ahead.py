@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from hypotest import segment
 from hypotest.accounts import refused
 from hypotest.header import DONE, FINISHED
+from hypotest.instance import Instance
 from tests.namespace import Namespace, drain, event, payloads
 
 HALF = 40 << 10
@@ -41,7 +41,7 @@ def test_a_segment_that_is_full_soon_has_a_successor(home: Namespace, monkeypatc
     home.spool.prepare()
     assert len(home.spool.segments) == 2, "one is enough"
     with monkeypatch.context() as patch:
-        patch.setattr(segment, "create", no_file)
+        patch.setattr(Instance, "create", no_file)
         written += fill(home, REST)
     assert len(home.spool.segments) == 1
     assert len(payloads(drain(home.backlog()))) == written

@@ -148,6 +148,14 @@ def test_an_explicit_directory_comes_first() -> None:
     assert list(candidates("/srv/state", {"STATE_DIRECTORY": "/x", "HOME": MINE})) == ["/srv/state", FALLBACK]
 
 
+def test_a_directory_has_one_name(tmp_path: Path) -> None:
+    """By whichever links and dots its parent is reached: a process knows its own files by their path."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    spelled = [f"{tmp_path}/real/state", f"{tmp_path}/link/state", f"{tmp_path}/real/../link/./state/"]
+    assert {next(iter(candidates(each, {}))) for each in spelled} == {f"{tmp_path}/real/state"}
+
+
 def test_the_order_of_the_environment() -> None:
     """systemd's directory, then XDG's, then the home's, then our own in /var/tmp; several of systemd's: the first."""
     environ = {"STATE_DIRECTORY": "/var/lib/app:/var/lib/b", "XDG_STATE_HOME": "/xdg", "HOME": MINE}

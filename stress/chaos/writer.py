@@ -125,7 +125,7 @@ class Writer:
         client = runtime.current()
         if reason == "untried":  # it did not come as far as the spool
             reason = client.trouble or "error"
-        return reason, sum(client.spool.unreported() if client.spool is not None else client.refusals)
+        return reason, sum(client.spool.unreported() if client.spool is not None else client.instance.unreported)
 
     def _step_clock(self) -> None:
         global _shift  # noqa: PLW0603 - one clock for the process

@@ -20,6 +20,7 @@ import select
 import signal
 import sys
 import threading
+import time
 import traceback
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
@@ -297,8 +298,17 @@ class _OldSettings:
         reader._view = self._view
 
 
+def _leading() -> None:
+    _steady()
+    end = time.monotonic() + PATIENCE
+    while not hypotest.status().is_leader:
+        assert time.monotonic() < end, "nobody leads"
+        time.sleep(0.005)
+
+
 STATES: dict[str, Callable[[], None]] = {
     "steady": _steady,
+    "leading": _leading,
     "new settings": _OldSettings(),
     "rotates": _rotates,
     "at the cap": _at_the_cap,

@@ -14,13 +14,13 @@ import struct
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
 import mmh3
 
-from hypotest import accounts, control, leader, segment, snapshot
+from hypotest import accounts, control, leader, snapshot
 from hypotest.config import Config
 from hypotest.control import open_control
 from hypotest.errors import CorruptFile
@@ -152,7 +152,9 @@ class SegmentTrial(Trial):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        held = segment.create(str(root), INSTANCE, 7, HEADER + EVENTS * 32 + 64, {}, mapped=True).segment
+        process = Instance()
+        process._drawn["id"], process.numbers = INSTANCE, count(7)
+        held = process.create(str(root), HEADER + EVENTS * 32 + 64, mapped=True).segment
         self.sent: dict[str, bytes] = {}
         for n in range(EVENTS):
             payload = b'{"n":%02d,"%b":1}' % (n, b"x" * (n % 8))

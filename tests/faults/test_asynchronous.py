@@ -105,6 +105,7 @@ def test_an_exception_in_the_first_call(server: ServerProcess, tmp_path: Path) -
 
 BEGINNING = ("start", "_open", "_build")
 ENDING = ("retire", "close", "stop")
+STEPPING_DOWN = ("step_down", "end", "held", "release", "is_open_on")
 
 
 def test_an_exception_where_the_first_call_begins_what_lasts(server: ServerProcess, tmp_path: Path) -> None:
@@ -127,6 +128,18 @@ def test_an_exception_while_a_client_is_retired(server: ServerProcess, tmp_path:
         last="until(lambda: campaigns() == 1, 'one campaign is left')",
     )
     sound(rows, *ENDING)
+
+
+def test_an_exception_while_a_leader_steps_down(server: ServerProcess, tmp_path: Path) -> None:
+    """It gives its lock back all the same: held by a process that does not lead, it would keep all others from it."""
+    rows = sweep(
+        server,
+        tmp_path / "state",
+        f"[interrupted('config', 'leading', 'SoftTimeLimitExceeded', first={random.randint(1, 3)}, stride=3,"
+        f" only={STEPPING_DOWN})]",
+        last="until(lambda: hypotest.status().is_leader, 'leads again')",
+    )
+    sound(rows, *STEPPING_DOWN)
 
 
 def test_an_exception_at_the_cap(server: ServerProcess, tmp_path: Path) -> None:
@@ -195,8 +208,10 @@ def test_a_call_at_every_bytecode_of_a_call(server: ServerProcess, tmp_path: Pat
 
 def test_a_call_while_a_segment_gets_its_number(server: ServerProcess, tmp_path: Path) -> None:
     """Both make a segment: of one name, the later one would replace the other and its events."""
-    rows = sweep(server, tmp_path / "state", "[reentered('kpi_event', 'rotates', 'a signal handler', only=('_make',))]")
-    sound(rows, "_make")
+    rows = sweep(
+        server, tmp_path / "state", "[reentered('kpi_event', 'rotates', 'a signal handler', only=('create',))]"
+    )
+    sound(rows, "create")
 
 
 def test_a_call_within_the_first_call(server: ServerProcess, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def _write(commands: socket.socket, order: dict[str, Any]) -> None:
 
 def name(spool: Spool, number: int) -> None:
     """Gives a writer a known instance instead of a random one: files are found in the same order in each run."""
-    spool.instance.id = number.to_bytes(16, "big")
+    spool.instance._drawn["id"] = number.to_bytes(16, "big")
 
 
 def _do(spool: Spool, do: str, at: tuple[str, int] | None, **more: int) -> str:

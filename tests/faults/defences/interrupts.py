@@ -97,9 +97,9 @@ FAULTS: list[Fault] = [
         removals=(
             Removal("hypotest/instance.py", "        self.numbers = count()", "        self.numbers = 0"),
             Removal(
-                "hypotest/spool.py",
-                "        number = next(own.numbers)\n",
-                "        number, own.numbers = own.numbers, own.numbers + 1\n",
+                "hypotest/instance.py",
+                "        number = next(self.numbers)\n",
+                "        number, self.numbers = self.numbers, self.numbers + 1\n",
             ),
         ),
     ),

@@ -288,7 +288,7 @@ FAULTS = [
             Removal(
                 "hypotest/spool.py",
                 "            counting.segment.count(slot)\n",
-                "            self._unreported[slot] += 1\n",
+                "            self.instance.unreported[slot] += 1\n",
             ),
         ),
     ),
@@ -326,8 +326,8 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/lock.py",
-                "            if platform.is_open_on(fd, self._file):\n",
-                "            if fd:\n",
+                "is not None and platform.is_open_on(fd, self._file):\n",
+                "is not None:\n",
             ),
         ),
     ),
