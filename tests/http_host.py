@@ -7,11 +7,19 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pytest
+
+from hypotest.errors import TransportError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from hypotest.transport import HttpTransport
+
     Answer = Callable[["Exchange"], None]
+
+TOKEN = "top-secret-token"
 
 
 class Asked(NamedTuple):
@@ -97,3 +105,15 @@ class HttpHost(ThreadingHTTPServer):
         self.shutdown()
         self._thread.join()
         self.server_close()
+
+
+def fails(client: HttpTransport, kind: type[TransportError] = TransportError, *, send: bool = True) -> TransportError:
+    """Let a call fail and return its error, whose text must be fit for the log; the client's token is `TOKEN`."""
+    with pytest.raises(kind) as caught:
+        client.send_events(b'{"events":[]}', "key") if send else client.fetch_settings(None)
+    assert type(caught.value) is kind
+    text = str(caught.value)
+    assert text.isprintable()
+    assert 0 < len(text) < 320
+    assert TOKEN not in text
+    return caught.value
