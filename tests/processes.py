@@ -186,8 +186,13 @@ def goal_counts(server: ServerProcess) -> dict[str, int]:
     return dict(server.query("SELECT name, count(*) FROM events WHERE type = 'goal' GROUP BY name"))
 
 
+def each_once(*labels: str, n: int = 20) -> dict[str, int]:
+    """How often each KPI event name is there when each event of `keep(label)`, for every label, counts once."""
+    return {f"{label}-{i}": 1 for label in labels for i in range(n)}
+
+
 def expect_each_once(server: ServerProcess, *labels: str, n: int = 20) -> None:
     """Waits until `keep(label)` of every label is at the server, and asserts that each event counts once."""
-    expected = {f"{label}-{i}": 1 for label in labels for i in range(n)}
+    expected = each_once(*labels, n=n)
     wait_for(lambda: expected.keys() <= goal_counts(server).keys(), f"all events of {labels} at the server")
     assert goal_counts(server) == expected
