@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hypotest import control
 from stress.running import WITHOUT, running
-from tests.hosts.test_gunicorn import Gunicorn
+from tests.hosts.gunicorn import Gunicorn
 
 _WORKERS = 4
 _MOST_SHARE = 0.1  # % of a core

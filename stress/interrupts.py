@@ -9,8 +9,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from tests.faults.bytecodes import ASYNC, CALLS, REENTRIES, Row, sweep
-from tests.faults.test_asynchronous import UWSGI
+from tests.faults.bytecodes import ASYNC, CALLS, REENTRIES, UWSGI, Row, sweep
 from tests.server_process import ServerProcess
 
 _KINDS = ("SoftTimeLimitExceeded", "TimeoutError", "KeyboardInterrupt", "SystemExit")

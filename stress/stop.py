@@ -10,11 +10,11 @@ from functools import partial
 from statistics import median
 
 from stress.running import WITHOUT, running
+from tests.hosts.celery import Celery
+from tests.hosts.event_loops import Uvicorn
+from tests.hosts.gunicorn import GEVENT, GTHREAD, Gunicorn
 from tests.hosts.host import Host
-from tests.hosts.test_asgi import Uvicorn
-from tests.hosts.test_celery import Celery
-from tests.hosts.test_gunicorn import GEVENT, GTHREAD, Gunicorn
-from tests.hosts.test_uwsgi import MASTER, Uwsgi
+from tests.hosts.uwsgi import MASTER, Uwsgi
 from tests.server_process import ServerProcess
 
 _FLUSH_TIMEOUT = 1.0

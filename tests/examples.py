@@ -97,11 +97,10 @@ class Example:
         self.server.__exit__(kind, error, trace)
 
     def start(self, starts_with: str) -> subprocess.Popen[bytes]:
-        """Starts the command of the README that starts so; returns its process."""
-        readme = (self.folder / "README.md").read_text(encoding="utf-8").splitlines()
-        (line,) = [line.strip() for line in readme if line.startswith(f"    {starts_with}")]
+        """Starts the command of the README that starts so, with what it exports; returns its process."""
+        (line,) = self._commands(starts_with)
         words = shlex.split(line)
-        env = dict(self.env)
+        env = self.env | self.exported()
         while "=" in words[0]:
             name, _, value = words.pop(0).partition("=")
             env[name] = value
@@ -111,6 +110,15 @@ class Example:
             )
         self._processes.append(process)
         return process
+
+    def exported(self) -> dict[str, str]:
+        """The variables that the README tells to export."""
+        words = [word for line in self._commands("export ") for word in shlex.split(line)[1:]]
+        return dict(word.split("=", 1) for word in words)
+
+    def _commands(self, starts_with: str) -> list[str]:
+        readme = (self.folder / "README.md").read_text(encoding="utf-8").splitlines()
+        return [line.strip() for line in readme if line.startswith(f"    {starts_with}")]
 
     def stop(self, process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
         """Ends it in order; nothing of it may be left, and no traceback. Returns its exit status."""
@@ -169,7 +177,7 @@ class Example:
             return None
 
     def hypotest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command in the environment that the examples give themselves."""
+        """Runs a command with the token and the server of the READMEs."""
         env = {"HT_TOKEN": _TOKEN, "HT_SERVER_URL": self.server.url} | self.env
         return subprocess.run(
             ["hypotest", *arguments],

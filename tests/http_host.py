@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import gzip
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from hypotest.errors import TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from hypotest.transport import HttpTransport
+
     Answer = Callable[["Exchange"], None]
+
+TOKEN = "top-secret-token"
 
 
 class Asked(NamedTuple):
@@ -97,3 +106,53 @@ class HttpHost(ThreadingHTTPServer):
         self.shutdown()
         self._thread.join()
         self.server_close()
+
+
+class LateHost(HttpHost):
+    """A server of an empty document that answers all at once, but the first request with events only when it is told.
+
+    Attributes:
+        waiting: set once that request is there. From then on its client is in the middle of it.
+        answering: what it waits for.
+        goals: id and name of each KPI event that was acknowledged, as often as it came.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(self._answer)
+        self.waiting = threading.Event()
+        self.answering = threading.Event()
+        self.goals: list[tuple[str, str]] = []
+        self._turn = threading.Lock()
+
+    def _answer(self, exchange: Exchange) -> None:
+        if exchange.command == "POST":
+            with self._turn:
+                first = not self.waiting.is_set()
+                self.waiting.set()
+            if first:
+                self.answering.wait()
+            events = json.loads(exchange.asked.body)["events"]
+            self.goals += [(event["event_id"], event["goal_name"]) for event in events]
+        exchange.reply(body=b'{"tests":{}}')
+
+    def __enter__(self) -> LateHost:  # noqa: PYI034 - Self needs Python 3.11
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.answering.set()
+        super().__exit__(kind, error, trace)
+
+
+def fails(client: HttpTransport, kind: type[TransportError] = TransportError, *, send: bool = True) -> TransportError:
+    """Let a call fail and return its error, whose text must be fit for the log; the client's token is `TOKEN`."""
+    with pytest.raises(kind) as caught:
+        client.send_events(b'{"events":[]}', "key") if send else client.fetch_settings(None)
+    assert type(caught.value) is kind
+    text = str(caught.value)
+    assert text.isprintable()
+    assert 0 < len(text) < 320
+    assert TOKEN not in text
+    return caught.value

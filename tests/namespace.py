@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 60.0
 NOTHING: dict[str, Any] = {}
+ACCEPTED = time.time()
+"""When an `event` was accepted: lately, since a leader drops what is too old."""
 
 SPOOL = """
 import os, sys
@@ -122,10 +125,11 @@ def running_python(code: str, *arguments: object) -> Iterator[subprocess.Popen[s
 
 
 def event(number: int, **more: Any) -> bytes:
-    """Return an event like the SDK's, told from others by its number."""
-    return json.dumps({"time": "2026-01-01 00:00:00.000000", "number": number, **more}).encode()
+    """Return an event of one time for all, as the spool has it, told from others by its number."""
+    fields = json.dumps({"number": number, **more}, separators=(",", ":"))
+    return event_of(ACCEPTED, b"," + fields[1:-1].encode())
 
 
-def event_of(time: float, rest: bytes = b"") -> bytes:
+def event_of(accepted: float, rest: bytes = b"") -> bytes:
     """Return an event that was accepted at that Unix time, as the spool has it."""
-    return b'{"time":1%019d%b}' % (time * 1e9, rest)
+    return b'{"time":1%019d%b}' % (accepted * 1e9, rest)

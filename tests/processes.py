@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
+from hypotest.statedir import namespace_of
 from tests.server_process import DEADLINE, ServerProcess, clean_env, wait_for
 
 PRELUDE = """
@@ -49,6 +50,20 @@ def until(condition, what, deadline=20):
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # one write: lines of several processes stay whole
 """
+
+WORKER = """
+keep(f"worker{os.getpid()}", 5)
+assert hypotest.wait_until_ready(10)
+say("ready")
+while line := sys.stdin.readline():
+    if line == "status\\n":
+        s = hypotest.status()
+        say("status", int(s.is_leader), s.generation, s.leaders)
+    else:
+        keep(line.strip(), 5)
+        say("kept")
+"""
+"""Keeps events of its own, and then what it is told to, or tells its status."""
 
 
 def sdk_env(server: ServerProcess | None, state_dir: Path | str | None, **options: object) -> dict[str, str]:
@@ -159,13 +174,25 @@ def said(output: str, word: str) -> str:
     return next(line.removeprefix(f"{word} ") for line in output.splitlines() if line.startswith(f"{word} "))
 
 
+def leader_pid(server: ServerProcess, directory: Path) -> int:
+    """The pid on the control page, where the state is in `directory`/state."""
+    page = directory / "state" / "v1" / namespace_of(server.url, server.token) / "control"
+    with page.open("rb") as file:
+        return int.from_bytes(file.read(32)[24:32], "little")
+
+
 def goal_counts(server: ServerProcess) -> dict[str, int]:
     """How often each KPI event name stands in the server's database."""
     return dict(server.query("SELECT name, count(*) FROM events WHERE type = 'goal' GROUP BY name"))
 
 
+def each_once(*labels: str, n: int = 20) -> dict[str, int]:
+    """How often each KPI event name is there when each event of `keep(label)`, for every label, counts once."""
+    return {f"{label}-{i}": 1 for label in labels for i in range(n)}
+
+
 def expect_each_once(server: ServerProcess, *labels: str, n: int = 20) -> None:
     """Waits until `keep(label)` of every label is at the server, and asserts that each event counts once."""
-    expected = {f"{label}-{i}": 1 for label in labels for i in range(n)}
+    expected = each_once(*labels, n=n)
     wait_for(lambda: expected.keys() <= goal_counts(server).keys(), f"all events of {labels} at the server")
     assert goal_counts(server) == expected

@@ -178,7 +178,7 @@ def _expression(rng: Random, depth: int) -> str:
 def main() -> None:
     """Record 500 cases that JSON can hold."""
     from tests import oracle
-    from tests.test_against_1_0_9 import compare
+    from tests.differences import compare
 
     rng = Random(109)
     client = oracle.load()

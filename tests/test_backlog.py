@@ -13,6 +13,7 @@ from hypotest import accounts, quarantine, segment, source
 from hypotest.accounts import ACCEPTED
 from hypotest.accounts import DELIVERED as DELIVERED_SLOT
 from hypotest.backlog import DELIVERED
+from hypotest.events import sent
 from hypotest.header import HEADER, POSITION
 from hypotest.segment import Segment
 from hypotest.spool import Spool
@@ -112,7 +113,8 @@ def test_partial_settle(home: Namespace) -> None:
     assert payloads(leader.claim(1000, 1 << 20).events) == [event(n) for n in range(3, 6)]
     assert accounts.dropped(own_segment(home).counters()) == {"rejected": 1}
     (kept,) = Path(home.state.quarantine).glob("rejected-20??-??-??.jsonl")
-    assert kept.read_bytes() == b'{"event_id":"%b","event":%b}\n' % (batch.events[1][0].encode(), event(1))
+    as_sent = b"{" + sent([event(1)])[0]
+    assert kept.read_bytes() == b'{"event_id":"%b","event":%b}\n' % (batch.events[1][0].encode(), as_sent)
 
 
 def test_fates_go_to_the_right_segments(home: Namespace) -> None:

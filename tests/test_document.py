@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from hypotest import document, pace, validation
+from tests.entries import entry
 
 NAMES = ("a", "},", '{"a":1},', "é", "\\", '"')
 
@@ -55,17 +56,6 @@ def test_what_comes_apart_is_what_the_whole_says(monkeypatch: pytest.MonkeyPatch
         came_apart += 1
         assert list(found.items()) == list(orjson.loads(body)["tests"].items()), body
     assert came_apart > 1_000
-
-
-def entry(**different: Any) -> dict[str, Any]:
-    shares = {"control": 0.5, "b": 0.5}
-    return {
-        "test_id": 1,
-        "condition_to_enter_test": "True",
-        "variants_distribution": shares,
-        "test_state": "",
-        "test_active": True,
-    } | different
 
 
 def test_a_large_document_comes_apart() -> None:

@@ -15,21 +15,8 @@ from filelock import FileLock
 
 from hypotest.lock import LeaderLock
 from hypotest.statedir import namespace_of
-from tests.processes import Script, expect_each_once, goal_counts, run, sdk_env
+from tests.processes import WORKER, Script, expect_each_once, goal_counts, leader_pid, run, sdk_env
 from tests.server_process import ServerProcess, wait_for
-
-WORKER = """
-keep(f"worker{os.getpid()}", 5)
-assert hypotest.wait_until_ready(10)
-say("ready")
-while line := sys.stdin.readline():
-    if line == "status\\n":
-        s = hypotest.status()
-        say("status", int(s.is_leader), s.generation, s.leaders)
-    else:
-        keep(line.strip(), 5)
-        say("kept")
-"""
 
 FORMER_LEADER = """
 import gc; gc.disable()
@@ -53,13 +40,6 @@ sys.stdin.readline()
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
     with ServerProcess(tmp_path) as running:
         yield running
-
-
-def leader_pid(server: ServerProcess, tmp_path: Path) -> int:
-    """The pid on the control page."""
-    page = tmp_path / "state" / "v1" / namespace_of(server.url, server.token) / "control"
-    with page.open("rb") as file:
-        return int.from_bytes(file.read(32)[24:32], "little")
 
 
 BLIND = "import hypotest.watch; hypotest.watch.pid_space = lambda: 0\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 import hypotest.demo
 from tests.examples import EXAMPLES, Example, need
-from tests.server_process import ServerProcess, wait_for
+from tests.server_process import DEADLINE, ServerProcess, wait_for
 
-SHOPS = {
+SHOPS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "flask_gunicorn": ("gunicorn app:app", "/worker", {"data": {"price": "12.5"}}),
     "django_uwsgi": ("uwsgi uwsgi.ini", "/ready", {"data": {"price": "12.5"}}),
     "fastapi_uvicorn": ("uvicorn app:app", "/ready", {"json": {"price": 12.5}}),
@@ -34,23 +36,26 @@ def test_the_example_is_the_application_of_the_demo() -> None:
     assert (EXAMPLES / "flask_gunicorn" / "app.py").read_text() == packaged.read_text()
 
 
+def test_no_application_has_a_token_of_its_own() -> None:
+    """Where the variable was forgotten nothing is sent, and the log says so: not to a server of its own choice."""
+    sources = [path for path in EXAMPLES.rglob("*") if path.suffix in (".py", ".ini")]
+    assert len(sources) > 10
+    for path in sources:
+        assert not re.search(r"dev-token|127\.0\.0\.1:8000", path.read_text()), path
+
+
 @pytest.mark.parametrize("name", SHOPS)
 def test_a_shop_runs_with_the_one_command_of_its_readme(name: str, tmp_path: Path) -> None:
     """Each shop is started by one command, answers, sends what happened, is ready and ends with status 0."""
     need(*NEEDS[name])
     command, ready, price = SHOPS[name]
     with Example(name, tmp_path) as shop:
+        assert shop.exported() == {"HT_TOKEN": shop.server.token, "HT_SERVER_URL": shop.server.url}
         process = shop.start(command)
-
-        def has_settings() -> object:
-            assert process.poll() is None, shop.log()
-            answer = shop.answers(ready)
-            return answer and answer.get("generation", answer.get("ready"))
-
-        shop.wait_for(has_settings, "settings have arrived")
+        _wait_for_settings(shop, process, ready)
         assert shop.ask("GET", "/", "bob", "FR")["newsletter_box"] is None
         assert shop.ask("GET", "/", "ann", "DE")["newsletter_box"] in ("top", "bottom")
-        assert shop.ask("POST", "/buy", "ann", "DE", **price) == {"bought": True}  # type: ignore[arg-type]
+        assert shop.ask("POST", "/buy", "ann", "DE", **price) == {"bought": True}
         assert shop.ask("POST", "/subscribe", "ann", "DE") == {"subscribed": True}
         results = shop.wait_for(lambda: _results(shop.server, visits=3, goals=2), "the results have the sale")
         shop.wait_for(lambda: shop.hypotest("status", "--ready").stdout == "ready\n", "hypotest says so")
@@ -60,6 +65,36 @@ def test_a_shop_runs_with_the_one_command_of_its_readme(name: str, tmp_path: Pat
     assert sum(variant["visitors"] for variant in box.values()) == 1  # ann is German, bob is not
     assert sum(variant["goals"]["purchase"]["sum"] for variant in button.values()) == 12.5
     assert sum(variant["goals"]["signup"]["converted"] for variant in box.values()) == 1
+
+
+@pytest.mark.parametrize("name", ["django_uwsgi", "fastapi_uvicorn"])
+def test_who_buys_at_the_first_visit_is_the_same_visitor_at_the_next(name: str, tmp_path: Path) -> None:
+    """Each page sets the cookie where there is none; a price that is no number is the client's error."""
+    need(*NEEDS[name])
+    command, ready, price = SHOPS[name]
+    cookies: dict[str, str] = {}
+    with Example(name, tmp_path) as shop:
+        process = shop.start(command)
+        _wait_for_settings(shop, process, ready)
+
+        def ask(method: str, path: str, **more: Any) -> requests.Response:
+            # No session: uWSGI closes the connection after each answer, and does not say so.
+            answer = requests.request(method, shop.url + path, cookies=cookies, timeout=DEADLINE, **more)
+            cookies.update(answer.cookies)
+            return answer
+
+        assert ask("POST", "/buy", **price).cookies["visitor"]
+        for method, path, more in (("GET", "/", {}), ("POST", "/buy", price), ("POST", "/subscribe", {})):
+            answer = ask(method, path, **more)
+            assert (answer.status_code, "visitor" in answer.cookies) == (200, False), shop.log()
+        (form,) = price
+        wrong = ask("POST", "/buy", **{form: {"price": "abc"}})
+        assert wrong.status_code in (400, 422)
+        assert "price" in wrong.text
+        shop.wait_for(lambda: _results(shop.server, visits=1, goals=3), "all events have arrived")
+        assert shop.stop(process) == 0
+        visitors = shop.server.query("SELECT visitor_id, count(*) FROM events GROUP BY 1")
+    assert visitors == [(cookies["visitor"], 4)]
 
 
 @pytest.fixture
@@ -99,6 +134,17 @@ def test_celery_runs_with_the_commands_of_its_readme(
     assert sum(variant["users"] for variant in subject["variants"].values()) == READERS
     assert sum(variant["users"] for variant in time["variants"].values()) == READERS // 2  # the German ones
     assert sum(variant["goals"]["click"]["converted"] for variant in subject["variants"].values()) == goals
+
+
+def _wait_for_settings(shop: Example, process: subprocess.Popen[bytes], path: str) -> None:
+    """Waits until the page says that they have arrived."""
+
+    def arrived() -> object:
+        assert process.poll() is None, shop.log()
+        answer = shop.answers(path)
+        return answer and answer.get("generation", answer.get("ready"))
+
+    shop.wait_for(arrived, "settings have arrived")
 
 
 def _results(server: ServerProcess, *, visits: int, goals: int) -> dict[str, Any] | None:

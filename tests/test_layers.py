@@ -1,8 +1,12 @@
-"""Imports point only downwards, and the core needs nothing but its dependencies: read from the source."""
+"""Imports point only downwards, and the core needs nothing but its dependencies: read from the source.
+
+Of the tests themselves: what several need stands in a module of its own.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -116,6 +120,14 @@ def test_threads_hooks_and_exits_live_in_runtime() -> None:
     marks = ("threading.Thread(", "register_at_fork(", "atexit.register(")
     core = [path for path in sources() if module_of(path) in RANK and module_of(path) != "demo"]
     assert {path.name for path in core if any(mark in path.read_text() for mark in marks)} == {"runtime.py"}
+
+
+def test_no_test_module_serves_as_a_library() -> None:
+    """Nothing imports from a test_*.py, nor does a script that a test runs in a process of its own."""
+    root = Path(__file__).resolve().parent.parent
+    for path in [*sources(root / "tests"), *sources(root / "stress")]:
+        found = re.search(r"\b(from|import) tests(\.\w+)*\.test_\w+", path.read_text())
+        assert not found, f"{path}: {found[0]}"
 
 
 def test_the_public_names() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from hypotest.instance import Instance
 from hypotest.post import Post
 from hypotest.spool import Spool
 from hypotest.survey import survey
+from tests.http_host import TOKEN, LateHost
 from tests.namespace import event_of
-from tests.processes import Script, expect_each_once, run, said, sdk_env
-from tests.server_process import ServerProcess, wait_for
+from tests.processes import Script, each_once, expect_each_once, run, said, sdk_env
+from tests.server_process import DEADLINE, ServerProcess
 
 MIB = 1 << 20
 
@@ -140,23 +142,35 @@ def test_events_in_another_state_directory_are_reported_and_age(
     assert neighbours.visit(post, 1200) == 0
 
 
-def test_a_lagging_settle_changes_nothing_after_a_handover(server: ServerProcess, tmp_path: Path) -> None:
+def test_a_lagging_settle_changes_nothing_after_a_handover(tmp_path: Path) -> None:
     """A leader that signs off while its sender waits for an answer leaves the batch to the next one."""
-    source = f"""
+    source = """
 keep("kept")
-until(lambda: hypotest.status().is_leader, "it leads")
-os.kill({server.pid}, signal.SIGSTOP)
-keep("more")
-time.sleep(0.3)  # the sender is in its request now
+sys.stdin.readline()
 hypotest.config(pull_interval=0.5)
 keep("last")
-os.kill({server.pid}, signal.SIGCONT)
 assert hypotest.flush(20), hypotest.status()
-assert hypotest.status().accepted == hypotest.status().delivered == 60, hypotest.status()
+senders = lambda: [thread for thread in threading.enumerate() if thread.name == "hypotest-sender"]
+assert len(senders()) == 2, "the former leader's still waits"
+say("settled")
+until(lambda: len(senders()) == 1, "it has its answer")
+for n in range(3):
+    keep(f"more{n}")
+    assert hypotest.flush(20), hypotest.status()
+status = hypotest.status()
+assert (status.leaders, status.accepted, status.delivered, status.pending) == (2, 100, 100, 0), status
 """
-    run(source, sdk_env(server, tmp_path / "state"))
-    expect_each_once(server, "kept", "more", "last")
-    wait_for(lambda: server.accounts()["events"] == 60, "each once")
+    with LateHost() as host:
+        env = sdk_env(None, tmp_path / "state", token=TOKEN, server_url=host.url, connection_timeout=10)
+        with Script(source, env) as script:
+            assert host.waiting.wait(DEADLINE), script.output()
+            script.tell()
+            script.wait_for("settled")
+            host.answering.set()
+            script.result()
+        stored = set(host.goals)
+        assert len(host.goals) > len(stored), "the next leader has sent the batch again"
+        assert Counter(name for _, name in stored) == each_once("kept", "last", "more0", "more1", "more2")
 
 
 def test_refusals_are_seen_by_all_and_survive_the_process(server: ServerProcess, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from hypotest import pace, validation
 from hypotest.publisher import Publisher
+from tests.entries import entry
 from tests.namespace import Namespace
-from tests.test_document import entry
 
 Rests = list[float]
 

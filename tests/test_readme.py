@@ -15,9 +15,10 @@ from hypotest import accounts, cli
 from hypotest.config import OPTIONS
 from hypotest.health import Status
 from hypotest.server import experiments as server_experiments
+from tests.differences import CALLS, DIFFERENCES, ENTRIES
+from tests.markdown import rows
 from tests.processes import run, sdk_env
 from tests.server_process import ServerProcess
-from tests.test_against_1_0_9 import CALLS, DIFFERENCES, ENTRIES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,13 +45,6 @@ def section(title: str) -> str:
     rest = README[found.end() :]
     end = re.search(rf"^#{{1,{len(found[1])}}} ", rest, re.MULTILINE)
     return rest[: end.start()] if end else rest
-
-
-def rows(text: str) -> list[list[str]]:
-    """The rows of all tables in a text, as cells; the lines below the heads left out."""
-    lines = [line.strip() for line in text.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))] for line in lines]
-    return [row for row in cells if set("".join(row)) - set("-: ")]
 
 
 def code(cell: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import re
 
+from tests.markdown import rows
 from tests.server_process import ROOT
-from tests.test_readme import rows
 
 TEXT = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from hypotest.assignment import Experiment, decide
 from hypotest.errors import SettingsError
 from hypotest.settings import decode
 from hypotest.validation import Problem, parse_document, validate
+from tests.entries import UNUSABLE
 from tests.server_process import clean_env
 
 ENTRY: dict[str, Any] = {
@@ -97,25 +97,6 @@ def test_required(field: str) -> None:
     assert decision.variant.is_control
     assert decision.error is not None
     assert "is missing" in decision.error
-
-
-UNUSABLE: list[tuple[str, list[Any]]] = [
-    ("test_id", [None, "7", 7.0, True, [7], 2**63, -(2**63) - 1]),
-    ("test_active", [None, 1, 0, "true", []]),
-    ("test_state", [None, 1, True, ["calibration"]]),
-    ("tag_names", [None, "country", {"country": 1}, ["country", 5], [None], 3]),
-    (
-        "condition_to_enter_test",
-        [None, True, 1, ["True"], "", "nobody == 1", "country =", "eval('1')", "(" * 999, "'\ud800'"],
-    ),
-    ("variants_distribution", [None, {}, [], "b", [["b", 1]], {"b": "0.5"}, {"b": None}, {"b": True}, {"b": [1]}]),
-    (
-        "variants_distribution",
-        [{"control": 0.5, "b": -0.1}, {"b": math.nan}, {"b": math.inf}, {"b": -math.inf}],
-    ),
-    ("override_control", [None, "1", {"1": 1}, 5]),
-    ("override_b", [None, "1", {"1": 1}, True]),
-]
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in UNUSABLE for value in values])

@@ -7,7 +7,7 @@ import gc
 import gzip
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,44 +16,10 @@ from hypotest import transport
 from hypotest.config import Config
 from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError, Unauthorized
 from hypotest.transport import HttpTransport
-from tests.http_host import Exchange, HttpHost
+from tests.http_host import TOKEN, Exchange, HttpHost, fails
 from tests.namespace import run_python
 
-TOKEN = "top-secret-token"
-PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxy of the machine's own comes in between."""
-    for name in PROXIES:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture
-def host() -> Iterator[HttpHost]:
-    with HttpHost() as running:
-        yield running
-
-
-@pytest.fixture
-def client(host: HttpHost) -> Iterator[HttpTransport]:
-    with_token = HttpTransport(Config(token=TOKEN, server_url=host.url, connection_timeout=2.0))
-    yield with_token
-    with_token.close()
-
-
-def fails(client: HttpTransport, kind: type[TransportError] = TransportError, *, send: bool = True) -> TransportError:
-    """Let a call fail and return its error, whose text must be fit for the log."""
-    with pytest.raises(kind) as caught:
-        client.send_events(b'{"events":[]}', "key") if send else client.fetch_settings(None)
-    assert type(caught.value) is kind
-    text = str(caught.value)
-    assert text.isprintable()
-    assert 0 < len(text) < 320
-    assert TOKEN not in text
-    return caught.value
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 def test_fetching(host: HttpHost, client: HttpTransport) -> None:

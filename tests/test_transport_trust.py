@@ -18,10 +18,9 @@ import pytest
 from hypotest.config import Config
 from hypotest.errors import TimedOut, TransportError
 from hypotest.transport import HttpTransport
-from tests.http_host import Exchange, HttpHost
-from tests.test_transport import TOKEN, _no_proxy, client, fails, host
+from tests.http_host import TOKEN, Exchange, HttpHost, fails
 
-__all__ = ["_no_proxy", "client", "host"]
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 def brief(url: str, **more: object) -> HttpTransport:

@@ -1,7 +1,7 @@
 """A newsletter with two experiments: ordinary celery tasks, and one line for each question or fact.
 
 The pool's children are forked and end by `os._exit`, often in the middle of something. What they told HypoTest is in a
-file by then, and another process sends it.
+file by then, and another process sends it. Token and server come from HT_TOKEN and HT_SERVER_URL.
 
     send_mail     writes one reader the mail
     record_click  the reader followed the link in it
@@ -11,17 +11,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from celery import Celery
-from celery.signals import worker_process_init
 from celery.utils.log import get_task_logger
 
 import hypotest
-
-# The local server with its defaults. In production these come from the environment of the service.
-os.environ.setdefault("HT_TOKEN", "dev-token")
-os.environ.setdefault("HT_SERVER_URL", "http://127.0.0.1:8000")
+import hypotest.integrations.celery
 
 # A broker out of files, so that there is nothing to install. BROKER_URL=redis://localhost takes Redis.
 MAIL = Path(__file__).with_name("broker")
@@ -36,11 +31,8 @@ if app.conf.broker_url.startswith("filesystem:"):
 
 log = get_task_logger(__name__)
 
-
-@worker_process_init.connect
-def warm_up(**_more: Any) -> None:
-    """A child can wait for its settings before its first task; without this, the first answers may be control."""
-    hypotest.wait_until_ready(2)  # celery gives this 4 seconds
+# Optional: a child takes part from its start, not from its first call on, and ends in order.
+hypotest.integrations.celery.connect()
 
 
 @app.task

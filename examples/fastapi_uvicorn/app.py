@@ -1,6 +1,7 @@
 """A shop with two experiments: an ordinary FastAPI application, and one line for each question or fact.
 
-The calls stand in coroutines as they are: none of them waits for the network, so none holds up the event loop.
+The calls stand in coroutines as they are: none of them waits for the network, so none holds up the event loop. Token
+and server come from HT_TOKEN and HT_SERVER_URL.
 
     GET  /           the page: which button, and which newsletter box if any
     POST /buy        the visitor buys
@@ -10,7 +11,6 @@ The calls stand in coroutines as they are: none of them waits for the network, s
 
 from __future__ import annotations
 
-import os
 import uuid
 from typing import Annotated, Any
 
@@ -19,19 +19,16 @@ from pydantic import BaseModel
 
 import hypotest
 
-# The local server with its defaults. In production these come from the environment of the service.
-os.environ.setdefault("HT_TOKEN", "dev-token")
-os.environ.setdefault("HT_SERVER_URL", "http://127.0.0.1:8000")
-
 app = FastAPI()
 
 
-def visitor(response: Response, visitor: Annotated[str | None, Cookie()] = None) -> str:
+def visitor(response: Response, known: Annotated[str | None, Cookie(alias="visitor")] = None) -> str:
     """Whoever asks: the id in the cookie, a new one at the first visit."""
-    if visitor is None:
-        visitor = uuid.uuid4().hex
-        response.set_cookie("visitor", visitor, httponly=True, samesite="lax")
-    return visitor
+    if known:
+        return known
+    new = uuid.uuid4().hex
+    response.set_cookie("visitor", new, httponly=True, samesite="lax")
+    return new
 
 
 def facts(

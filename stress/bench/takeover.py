@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stress.bench.row import Row, at_most
-from tests.processes import Script, sdk_env
+from tests.processes import WORKER, Script, leader_pid, sdk_env
 from tests.server_process import ServerProcess, wait_for
-from tests.test_election import WORKER, leader_pid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -555,6 +555,13 @@ say("leads")
 sys.stdin.readline()
 """
 
+UWSGI = """
+import os, sys, types
+master = os.getpid()
+sys.modules["uwsgi"] = types.SimpleNamespace(worker_id=lambda: 0 if os.getpid() == master else 1)
+"""
+"""A parent without a thread of ours: forked without hooks while one waits for the interpreter, Python itself hangs."""
+
 
 def sweep(
     server: ServerProcess,

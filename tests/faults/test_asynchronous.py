@@ -13,20 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hypotest.interrupts import let_through
-from tests.faults.bytecodes import ASYNC, HOT, REENTRIES, Row, sweep
+from tests.faults.bytecodes import ASYNC, HOT, REENTRIES, UWSGI, Row, sweep
 from tests.processes import run, sdk_env
 from tests.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-UWSGI = """
-import os, sys, types
-master = os.getpid()
-sys.modules["uwsgi"] = types.SimpleNamespace(worker_id=lambda: 0 if os.getpid() == master else 1)
-"""
-"""A parent without a thread of ours: forked without hooks while one waits for the interpreter, Python itself hangs."""
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.entries import UNUSABLE
 from tests.http_host import Exchange, HttpHost
 from tests.processes import Script, sdk_env
 from tests.server_process import wait_for
-from tests.test_settings import UNUSABLE
 
 MIB = 1 << 20
 ENTRY: dict[str, Any] = {

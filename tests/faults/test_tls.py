@@ -14,11 +14,10 @@ import trustme
 
 from hypotest.config import Config
 from hypotest.transport import HttpTransport
-from tests.http_host import Exchange, HttpHost
+from tests.http_host import TOKEN, Exchange, HttpHost, fails
 from tests.processes import Script, sdk_env
-from tests.test_transport import TOKEN, _no_proxy, fails
 
-__all__ = ["_no_proxy"]
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 SETTINGS = b"""{"tests": {"button": {"test_id": 1, "test_state": "running", "test_active": true,
     "condition_to_enter_test": "True", "variants_distribution": {"control": 0.5, "b": 0.5}}}}"""

@@ -6,6 +6,7 @@ multi      a script with children; script, containers: scripts for hosts without
 doors      how to ask a running host, and what it answers
 load       asks all the time, from several threads, and remembers every answer
 host       one host in one mode: how it is started, asked, stopped
+gunicorn, uwsgi, celery, event_loops: how these are
 proof      what must hold in each of them, whatever happens
 trials     what happens: kills, reloads, workers that hang
 rows       what a proof measured, kept

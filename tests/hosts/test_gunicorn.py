@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.hosts.doors import Door, HttpDoor
-from tests.hosts.host import Host, Site
+from tests.hosts.gunicorn import GEVENT, GTHREAD, Gunicorn
 from tests.hosts.proof import prove
 from tests.hosts.trials import hang, kill_the_leader, recycle, reload_by
 
 pytest.importorskip("gunicorn", reason="gunicorn is not installed")
 
-
-class Gunicorn(Host):
-    """gunicorn with two workers."""
-
-    name = "gunicorn"
-    usual = "MonkeyPatchWarning"  # gunicorn's own, of a preloaded gevent worker that took the place of a killed one
-
-    def command(self, site: Site) -> Sequence[str]:
-        common = ("--bind", f"unix:{site.socket}", "--workers", str(self.workers), "--graceful-timeout", "5")
-        return ["gunicorn", *common, "--no-control-socket", *self.options, "tests.hosts.wsgi:application"]
-
-    def door(self, site: Site) -> Door:
-        return HttpDoor(site.socket)
-
-
-GTHREAD = ("--worker-class", "gthread", "--threads", "4")
-GEVENT = ("--worker-class", "gevent")
 HOOKS = ("--config", "python:tests.hosts.gunicorn_hooks")
 KILL = (kill_the_leader,)
 HANG = hang("hang", "WORKER TIMEOUT")

@@ -1,63 +1,27 @@
-"""uWSGI: it forks by itself, and no hook of Python's runs; a worker ends by C's exit, in the middle of a request too.
-
-How it is asked to stop: with a master by SIGTERM and --die-on-term, without which SIGTERM means reload; with that
-option it is SIGQUIT that means reload. Without a master each process has to be told by itself, SIGTERM or SIGINT
-alike, and returns 30, or 17 under gevent.
-"""
+"""uWSGI: it forks by itself, and no hook of Python's runs; a worker ends by C's exit, in mid-request, too."""
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from hypotest.control import LEADER_PID
 from hypotest.demo.ledger import stored_events
-from tests.hosts.doors import Door, HttpDoor
-from tests.hosts.host import Host, Site
+from tests.hosts.host import Site
 from tests.hosts.proof import Proof, prove, server_of
 from tests.hosts.trials import hang, kill_the_leader, recycle, reload_by
+from tests.hosts.uwsgi import MASTER, OldUwsgi, Uwsgi
 from tests.hosts.uwsgi_mule import PIECES
 from tests.hosts.work import EVENTS
-from tests.packages import installed
 from tests.server_process import ROOT, wait_for
 
 if not Path(sys.executable).with_name("uwsgi").exists():
     pytest.skip("uWSGI is not installed beside this Python", allow_module_level=True)
-
-
-class Uwsgi(Host):
-    """uWSGI with a master and two workers."""
-
-    name = "uwsgi"
-
-    def command(self, site: Site) -> Sequence[str]:
-        common = ("--http-socket", str(site.socket), "--processes", str(self.workers), "--disable-logging")
-        return ["uwsgi", *common, "--need-app", "--module", "tests.hosts.wsgi:application", *self.options]
-
-    def door(self, site: Site) -> Door:
-        return HttpDoor(site.socket)
-
-
-class OldUwsgi(Uwsgi):
-    """The last version in which no thread moves between requests, but with --enable-threads or --threads."""
-
-    name = "uwsgi 2.0.26"
-
-    def before(self, site: Site) -> None:
-        site.env["PYTHONPATH"] = os.pathsep.join([str(self._folder()), site.env["PYTHONPATH"]])
-
-    def command(self, site: Site) -> Sequence[str]:
-        return [sys.executable, str(self._folder() / "bin" / "uwsgi"), *super().command(site)[1:]]
-
-    def _folder(self) -> Path:
-        return installed(f"uwsgi-2.0.26-{sys.implementation.cache_tag}", "pyuwsgi==2.0.26")
 
 
 def the_agent_leads(proof: Proof) -> None:
@@ -67,7 +31,6 @@ def the_agent_leads(proof: Proof) -> None:
     assert leader not in proof.load.workers() | {proof.site.process.pid}
 
 
-MASTER = ("--master", "--die-on-term")
 LAZY = (*MASTER, "--lazy-apps")
 GEVENT = ("--gevent", "20", "--gevent-monkey-patch")
 HOOKS = "--py-call-uwsgi-fork-hooks"

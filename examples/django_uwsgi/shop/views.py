@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.http import require_GET, require_POST
 
 import hypotest
-
-
-def visitor(request: HttpRequest) -> str:
-    """Whoever asks: the id in the cookie, a new one at the first visit."""
-    return request.COOKIES.get("visitor") or uuid.uuid4().hex
+from shop.visitors import visitor
 
 
 def facts(request: HttpRequest) -> dict[str, Any]:
@@ -27,16 +22,16 @@ def home(request: HttpRequest) -> JsonResponse:
     who, tags = visitor(request), facts(request)
     button = hypotest.experiment("buy_button", visitor_id=who, tags=tags)
     box = hypotest.experiment("newsletter_box", visitor_id=who, tags=tags)
-    page = JsonResponse({"buy_button": str(button), "newsletter_box": None if box.is_control else str(box)})
-    if "visitor" not in request.COOKIES:
-        page.set_cookie("visitor", who, httponly=True, samesite="Lax")
-    return page
+    return JsonResponse({"buy_button": str(button), "newsletter_box": None if box.is_control else str(box)})
 
 
 @require_POST
 def buy(request: HttpRequest) -> JsonResponse:
     """Tells HypoTest that this visitor bought something, and what it was worth."""
-    price = float(request.POST.get("price", 1.0))
+    try:
+        price = float(request.POST.get("price", 1.0))
+    except ValueError:
+        return JsonResponse({"error": "price is a number"}, status=400)
     hypotest.kpi_event("purchase", visitor_id=visitor(request), value=price, tags=facts(request))
     return JsonResponse({"bought": True})
 
