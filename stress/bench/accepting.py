@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 RATES = (100, 1_000)
 BURST = 60_000
-SECONDS = 12
+SECONDS = 10
 """A worker's files grow as long as one of them is full within 10 s; at 1,000 events/s they have their size after 8."""
 _TICK = 0.01
 _LOOK, _CLOSE_LOOK = 0.25, 0.002

@@ -41,7 +41,7 @@ _SWITCHES = 3
 _INTERVAL = 0.5
 _POLLS = 6
 _STARTS = 11
-_STARTS_OF_PEERS = 5
+_STARTS_OF_PEERS, _STARTS_OF_FEW = 5, 3
 _PATIENCE = 60
 
 
@@ -120,18 +120,20 @@ _MEMORY, _CALL, _START, _SWITCH = "memory", "first call", "time to the first ans
 _ADDED = "memory that the client adds to a process"
 _ANSWER = "after the import, until the first answer"
 _WORST = f"the worst of {_SWITCHES}"
+_VERY_FIRST = "very first call of a worker, with its exposure"
+_OTHER, _REFRESHED = "first call of another experiment", "first call after a refresh"
 _CALLS = (
-    Shown("first", "a worker's very first call, with its exposure", "us", _CALL, "of a worker", 1_000),
-    Shown("slowest", "the slowest of those", "us"),
-    Shown("others", "first call of another experiment", "us", _CALL, "of an experiment", 1_000),
-    Shown("slowest_other", "the slowest of those", "us"),
-    Shown("refreshed", "first call after a refresh", "us", _CALL, "after a refresh", 1_000),
-    Shown("slowest_refreshed", "the slowest of those", "us"),
+    Shown("first", _VERY_FIRST, "us", bar=1_000),
+    Shown("slowest", f"{_VERY_FIRST}: the slowest", "us"),
+    Shown("others", _OTHER, "us", _CALL, "of an experiment", 1_000),
+    Shown("slowest_other", f"{_OTHER}: the slowest", "us"),
+    Shown("refreshed", _REFRESHED, "us", _CALL, "after a refresh", 1_000),
+    Shown("slowest_refreshed", f"{_REFRESHED}: the slowest", "us"),
 )
 _OF_A_PROCESS = (
     Shown("memory", _ADDED, "MiB", _MEMORY, "ours", 0.5),
-    Shown("most", f"the most of the {_STARTS} processes", "MiB", bar=0.5),
-    Shown("settings", "what such a process maps of the settings' file, which the host has once", "MiB"),
+    Shown("most", f"{_ADDED}: the most of {_STARTS}", "MiB", bar=0.5),
+    Shown("settings", "pages of the settings' file in it, which the host has once", "MiB"),
     Shown("took", _ANSWER, "ms", _START, "a fresh process"),
 )
 _BY_EXPERIMENTS = (
@@ -345,7 +347,7 @@ def _peers(experiments: int) -> Iterator[Row]:
         env = stack.enter_context(_environment(settings.url))
         stack.enter_context(_agent(env))
         starts = [Start(OURS, env=env), *(Start(peer, sink.url, experiments) for peer in peers)]
-        rounds = [loads(starts) for _ in range(_STARTS_OF_PEERS)]
+        rounds = [loads(starts) for _ in range(_STARTS_OF_PEERS if experiments == _MANY else _STARTS_OF_FEW)]
     cost = {start.client: _added(list(each)) for start, each in zip(starts, zip(*rounds, strict=True), strict=True)}
     for peer in peers:
         for own, value, unit, curve, what in (
@@ -354,4 +356,6 @@ def _peers(experiments: int) -> Iterator[Row]:
         ):
             named = f"{experiments:,} experiments, {peer}: {what}"
             to, over = f"ours: {own:.3g} {unit}", f"{curve} by experiments"
-            yield Row("fleet", named, value, unit, to, value / own, curve=over, line=peer, x=experiments)
+            yield Row(
+                "fleet", named, value, unit, to, value / own if own > 0 else None, curve=over, line=peer, x=experiments
+            )
