@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OURS = "ours"
 _SETTINGS = ".snap"
+_MARK = "bench: "
 _MIB = 1024
 _SETTLED = 0.1
 """So long after the first answer a client's threads have begun: ours have done what they do once a second."""
@@ -142,9 +143,6 @@ def heard(process: subprocess.Popen[str]) -> str:
 def answer(line: object) -> None:
     """In such a process: says a line that `heard` gives."""
     print(f"{_MARK}{line}", flush=True)
-
-
-_MARK = "bench: "
 
 
 def _ours(_url: str, _experiments: int) -> Call:
