@@ -14,9 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from stress.bench.peer import Call
 from stress.bench.peers import DELIVERING, KPI, PEERS, missing
@@ -40,8 +42,9 @@ def measure() -> Iterator[Row]:
             for when in WHEN:
                 yield _row(peer.name, when, _delivered_of(peer.name, when))
     for when in WHEN:
-        delivered = _delivered_of_ours(when)
-        yield _row(_OURS, when, delivered, bar=f"{_ALL:,}, each once", met=delivered == _ALL)
+        ours = _delivered_of_ours(when)
+        yield _row(_OURS, when, ours.stored, bar=f"{_ALL:,}, each once", met=ours.once == ours.stored == _ALL)
+        yield Row("kill", f"{_OURS}, client made {when} the fork: sent twice, stored once", ours.again, "events")
 
 
 def _row(who: str, when: str, delivered: int, bar: str = "", met: bool | None = None) -> Row:
@@ -58,8 +61,23 @@ def _delivered_of(peer: str, when: str) -> int:
         return count
 
 
-def _delivered_of_ours(when: str) -> int:
-    """What our own server has after a process that only flushes; the parent has ended, and may have sent a part."""
+class Stored(NamedTuple):
+    """What our own server has.
+
+    Attributes:
+        stored: events, whosoever's.
+        once: the calls that are there, and there once: each has a user of its own. An event id cannot tell, since the
+            server stores one only once; a call that was kept twice would have two.
+        again: events that arrived once more, and were known by their ids.
+    """
+
+    stored: int
+    once: int
+    again: int
+
+
+def _delivered_of_ours(when: str) -> Stored:
+    """What there is after a process that only flushes; the parent has ended, and may have sent a part."""
     with tempfile.TemporaryDirectory() as directory, ServerProcess(Path(directory)) as server:
         env = clean_env() | {
             "HT_TOKEN": server.token,
@@ -70,8 +88,9 @@ def _delivered_of_ours(when: str) -> int:
             pass
         flush = f"import hypotest; hypotest.flush({_DELIVERY})"
         subprocess.run([sys.executable, "-c", flush], env=env, check=True, timeout=_PATIENCE, stdout=subprocess.DEVNULL)
-        events: int = server.accounts()["events"]
-        return events
+        users = Counter(user for (user,) in server.query("SELECT user_id FROM events"))
+        once = sum(users[_user(worker, event)] == 1 for worker in range(WORKERS) for event in range(EVENTS))
+        return Stored(users.total(), once, server.accounts()["duplicates"])
 
 
 @contextmanager
@@ -138,11 +157,15 @@ def _worker(number: int, make: Callable[[], Call], told: int, say: int) -> int:
         os.write(say, b".")
         os.read(told, 1)
         for event in range(EVENTS):
-            call(f"worker-{number}-{event}")
+            call(_user(number, event))
         os.write(say, b".")
         time.sleep(2 * _PATIENCE)
     finally:
         os._exit(1)
+
+
+def _user(worker: int, event: int) -> str:
+    return f"worker-{worker}-{event}"
 
 
 def _hear_all(heard: int) -> None:

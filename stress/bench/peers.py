@@ -38,7 +38,7 @@ _WAITING = 1_000_000
 _READY = "ready"
 _PATIENCE = 10
 _CHUNK = 10
-_FOLDER = "client-1.0.9"
+FOLDER = "client-1.0.9"
 
 
 def _check(answer: object) -> None:
@@ -186,7 +186,7 @@ def _optimizely(url: str, experiments: int) -> Call:
 
 def _hypotest(url: str, experiments: int) -> Call:
     """Its server stands in its source, and its threads begin at the import: both are caught up with here."""
-    sys.path.insert(0, str(obtained(_FOLDER, *REQUIREMENTS)))
+    sys.path.insert(0, str(obtained(FOLDER, *REQUIREMENTS)))
     os.environ["HT_ASYNC_MODE"] = "false"
     try:
         client = importlib.import_module(PACKAGE)
@@ -233,7 +233,7 @@ def missing(peer: Peer) -> str:
     """Why a peer cannot be compared here; "" if it can."""
     if peer.module == PACKAGE:
         try:
-            obtained(_FOLDER, *REQUIREMENTS)
+            obtained(FOLDER, *REQUIREMENTS)
         except Missing as reason:
             return str(reason)
         return ""

@@ -29,6 +29,10 @@ class Sink(Aside):
         """How many events have arrived."""
         return int(fetch(f"{self.url}/count"))
 
+    def build(self, peer: str, experiments: int) -> None:
+        """Makes a peer's document, which is kept: the first client that asks for it does not wait for that."""
+        fetch(f"{self.url}/{experiments}/{peer}")
+
 
 @cache
 def _document(peer: str, experiments: int) -> bytes:

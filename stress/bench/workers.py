@@ -1,5 +1,8 @@
 """A preforking application whose workers ask for an experiment each few milliseconds, and tell what they see.
 
+The application has imported and configured the SDK before it forks, and has not called it: a worker's first call is the
+very first of its process, with all that this has to do once.
+
 `python -m stress.bench.workers COUNT` makes one worker after the other, prints a line of JSON for each when it has
 answered first, and another for each switch of the settings that a worker sees. Ends with its standard input.
 """
@@ -32,8 +35,8 @@ class Workers:
     """The application's processes, as a context manager.
 
     Attributes:
-        started: what each worker told first: its `pid`, `start` (ms from the fork to its first answer), and `first` (us
-            of the first calls of ten more experiments).
+        started: what each worker told first: its `pid`, `start` (ms from the fork to its first answer), `first` (us of
+            its very first call, with its exposure), and `others` (us of the first calls of ten more experiments).
     """
 
     def __init__(self, count: int, env: dict[str, str]) -> None:
@@ -49,6 +52,11 @@ class Workers:
         )
         self.started = self.told()
         return self
+
+    @property
+    def pid(self) -> int:
+        """The workers' parent."""
+        return self._process.pid
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -85,10 +93,10 @@ def _fork(stop: int, alive: int) -> None:
         return
     try:
         os.close(alive)
-        variant, at, _ = _ask(FIRST)
-        first = [_ask(other)[2] for other in _OTHERS]
+        variant, at, first = _ask(FIRST, report_event=True)
+        others = [_ask(other)[2] for other in _OTHERS]
         hypotest.kpi_event("purchase", "user-1")
-        _tell(pid=os.getpid(), start=(at - forked) / 1e6, first=first)
+        _tell(pid=os.getpid(), start=(at - forked) / 1e6, first=first, others=others)
         os.write(tell, b".")
         os.close(tell)
         _work(variant, stop)
@@ -107,10 +115,10 @@ def _work(variant: str, stop: int) -> None:
                 _ask(other)
 
 
-def _ask(experiment: str) -> tuple[str, int, float]:
+def _ask(experiment: str, *, report_event: bool = False) -> tuple[str, int, float]:
     """The answer, when it was there, and what it took in us."""
     began = time.monotonic_ns()
-    variant = hypotest.experiment(experiment, "user-1", report_event=False).variant
+    variant = hypotest.experiment(experiment, "user-1", report_event=report_event).variant
     end = time.monotonic_ns()
     return variant, end, (end - began) / 1e3
 
@@ -121,6 +129,7 @@ def _tell(**what: object) -> None:
 
 def main(count: str) -> None:
     """The process."""
+    hypotest.config(token=os.environ["HT_TOKEN"])
     stop, alive = os.pipe()
     for _ in range(int(count)):
         _fork(stop, alive)
