@@ -63,7 +63,7 @@ def measure() -> Iterator[Row]:
     """Twenty kills among six processes, and twenty more with short intervals."""
     leads, delivers = zip(*_kills(Host.delivered), strict=True)
     yield from _rows("another leads", leads, ((0.5, "<= 0.5 s"), (1.0, "<= 1 s")))
-    yield from _rows("an event made meanwhile is delivered, one batch is sent a second", delivers)
+    yield from _rows("an event made meanwhile is delivered", delivers)
     _, polls = zip(*_kills(Host.polls, **_SHORT), strict=True)
     yield from _rows(f"another polls, which fresh settings put off: an interval of {_SHORT['pull_interval']} s", polls)
 
