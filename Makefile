@@ -1,14 +1,17 @@
 # make demo | test | hosts | lint | clean
 #
-# All of them work in .venv, which is made when there is none and completed when pyproject.toml has changed. Another
-# interpreter: make clean, then make PYTHON=python3.12 test. Some tests only: make test ARGS='-k spool'; one at a time:
-# make test WORKERS=0. The matrix of hosts as often as you like, and its table in docs/hosts.md: make hosts RUNS=20.
+# All of them work in .venv, which is made when there is none and completed when pyproject.toml has changed: by `make demo`
+# with what that needs, by the others with all the rest. Another interpreter: make clean, then make PYTHON=python3.12
+# test. Some tests only: make test ARGS='-k spool'; one at a time: make test WORKERS=0. The matrix of hosts as often as
+# you like, and its table in docs/hosts.md: make hosts RUNS=20.
 
 PYTHON ?= python3
 ARGS ?=
 WORKERS ?= auto
 RUNS ?= 1
 BIN := .venv/bin
+VENV := .venv/.made
+DEMO := .venv/.demo
 READY := .venv/.ready
 HOSTS := tests/hosts/requirements.txt
 ALL := .venv/.hosts
@@ -18,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test hosts lint clean
 
-demo: $(READY)
+demo: $(DEMO)
 	$(BIN)/hypotest demo
 
 test: $(ALL)
@@ -34,10 +37,19 @@ lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# Editable: no copy of ours that could be out of date. The mark tells `clean` that the environment is not the user's own.
-$(READY): pyproject.toml
+# The mark tells `clean` that the environment is not the user's own.
+$(VENV):
 	test -d .venv || { mkdir .venv && touch .venv/.by-make; }
 	$(PYTHON) -m venv .venv
+	touch $(VENV)
+
+# Editable: no copy of ours that could be out of date. The demo needs a fifth of what the tests do, and whoever has what
+# the tests need has that too.
+$(DEMO): pyproject.toml | $(VENV)
+	test $(READY) -nt pyproject.toml || $(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $(DEMO)
+
+$(READY): pyproject.toml | $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(READY)
 
@@ -52,5 +64,5 @@ $(ALL): $(HOSTS) $(READY)
 
 clean:
 	if test -e .venv/.by-make; then rm -rf .venv; fi
-	rm -rf .oracle .rows .mypy_cache .pytest_cache .ruff_cache .hypothesis hypotest_python3_sdk.egg-info
+	rm -rf build dist .oracle .rows .mypy_cache .pytest_cache .ruff_cache .hypothesis hypotest_python3_sdk.egg-info
 	find $(wildcard hypotest tests stress examples) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@ Reads a number of calls from standard input, makes them, and writes what they to
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import os
@@ -17,14 +18,15 @@ from typing import TYPE_CHECKING
 import mmh3
 import orjson
 
-from stress.bench import ours, peers
+from stress.bench import children, conditional, ours, peers
 from stress.bench.peer import Call, Peer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 _WARM_UP = 2_000
-_PATIENCE = 60.0
+_BURST, _EACH = 250, 0.0125
 _numbers = itertools.count()
 
 
@@ -44,7 +46,7 @@ def _floor(_: str, __: int) -> Call:
 
 
 FLOOR = Peer("the floor in Python", "", "", "one mmh3, one orjson.dumps, one copy of 264 bytes into a mapping", _floor)
-ALL = {peer.name: peer for peer in (FLOOR, *ours.OURS, *peers.PEERS)}
+ALL = {peer.name: peer for peer in (FLOOR, *ours.OURS, *peers.PEERS, conditional.EPPO)}
 
 
 class Contender:
@@ -54,43 +56,37 @@ class Contender:
         self._command = [sys.executable, "-m", "stress.bench.contender", name, url]
 
     def __enter__(self) -> Contender:  # noqa: PYI034 - Self needs Python 3.11
-        self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        self._answer()
+        self._process = children.start(self._command)
+        try:
+            children.answer(self._process)
+        except BaseException:
+            children.end(self._process)
+            raise
         self._signal(signal.SIGSTOP)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._signal(signal.SIGCONT)
-        assert self._process.stdin is not None
-        self._process.stdin.close()
         try:
-            self._process.wait(_PATIENCE)
+            if kind is None:
+                self._signal(signal.SIGCONT)
+                with contextlib.suppress(subprocess.TimeoutExpired):  # all that was to be measured is
+                    self._process.communicate(timeout=children.PATIENCE)
         finally:
-            self._signal(signal.SIGKILL)
+            children.end(self._process)
+            self._process.wait()
 
     def measure(self, calls: int, core: int | None = None) -> float:
         """Makes so many calls, on a core if one is given; returns what one took, in us."""
-        assert self._process.stdin is not None
         if core is not None:  # its main thread; others of the client's stay where they like
             os.sched_setaffinity(self._process.pid, {core})
         self._signal(signal.SIGCONT)
         try:
-            self._process.stdin.write(f"{calls}\n")
-            self._process.stdin.flush()
-            return float(self._answer())
+            children.tell(self._process, str(calls))
+            return float(children.answer(self._process))
         finally:
             self._signal(signal.SIGSTOP)
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"ended: {self._command}")
-        return line
 
     def _signal(self, number: int) -> None:
         try:
@@ -99,11 +95,12 @@ class Contender:
             return
 
 
-def _time(call: Call, calls: int) -> float:
+def _time(call: Call, calls: int, peer: Peer) -> float:
     """What one call took, in us, less an empty one."""
     users = [f"user-{next(_numbers)}" for _ in range(calls)]  # all new: some clients report nobody twice
     gc.collect()
-    return (_loop(call, users) - _loop(lambda _: None, users)) / calls / 1e3
+    took = _loop(call, users) if peer.works is None else _spread(call, users, peer.works)
+    return (took - _loop(lambda _: None, users)) / calls / 1e3
 
 
 def _loop(call: Call, users: list[str]) -> int:
@@ -113,6 +110,23 @@ def _loop(call: Call, users: list[str]) -> int:
     return time.perf_counter_ns() - began
 
 
+def _spread(call: Call, users: list[str], works: Callable[[], tuple[int, ...]]) -> int:
+    """The same for a client that works meanwhile: calls come in bursts, beside work of the application's own.
+
+    Only the bursts are timed. What the client's threads take of them they take; that each of what it counts has grown
+    meanwhile is made sure of.
+    """
+    before, took, due = works(), 0, time.perf_counter()
+    for first in range(0, len(users), _BURST):
+        took += _loop(call, users[first : first + _BURST])
+        due += _EACH
+        while time.perf_counter() < due:
+            sum(range(100))
+    after = works()
+    assert all(now > then for now, then in zip(after, before, strict=True)), f"{before} is now {after}"
+    return took
+
+
 def main() -> None:
     """The process."""
     name, url = sys.argv[1:]
@@ -120,10 +134,10 @@ def main() -> None:
     os.dup2(2, 1)  # what a client prints is no answer
     peer = ALL[name]
     call = peer.make(url, 1)
-    _time(call, _WARM_UP)
+    _time(call, _WARM_UP, peer._replace(works=None))
     os.write(out, b"ready\n")
     for line in sys.stdin:
-        took = _time(call, int(line))
+        took = _time(call, int(line), peer)
         if peer.settle is not None:
             peer.settle()
         os.write(out, f"{took}\n".encode())

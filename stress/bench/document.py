@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from stress.bench.row import Row
+from stress.bench.row import HOLDS, Row
 from stress.bench.run import figure
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
@@ -28,7 +28,7 @@ _HEAD = "| | figure | ratio | bar |\n|---|---|---|---|\n"
 def tables(run: Path) -> str:
     """The machine, and a table for each part."""
     kept = json.loads(run.read_text())
-    rows = [Row(**row) for row in kept["rows"]]
+    rows = [Row.from_json(row) for row in kept["rows"]]
     parts = ["".join(f"- {name}: {text}\n" for name, text in kept["machine"].items())]
     for section in dict.fromkeys(row.section for row in rows):
         lines = [_line(row) for row in rows if row.section == section]
@@ -38,7 +38,7 @@ def tables(run: Path) -> str:
 
 def _line(row: Row) -> str:
     ratio = f"{row.ratio:.2f} x {row.to}" if row.ratio is not None else ""
-    bar = f"**{row.bar}**" + ("" if row.met else ": missed") if row.bar else ""
+    bar = f"**{row.bar}**" + ("" if row.outcome == HOLDS else f": {row.outcome}") if row.bar else ""
     return f"| {row.what} | {figure(row.value)} {row.unit} | {ratio} | {bar} |\n".replace("  ", " ")
 
 

@@ -1,8 +1,8 @@
 """The drain: how fast a backlog goes out, in how much memory, and what 1,000 events a second cost.
 
 The leader is a process of its own on one core, with all that a leader does; the server, which only swallows, is on
-another core. The yardstick posts bodies of the leader's by `requests.Session().post`, and again by
-`requests.post`, which makes a session for each.
+another core. Where there is only one they share it, and the first row says so. The yardstick posts bodies of the
+leader's by `requests.Session().post`, and again by `requests.post`, which makes a session for each.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ import requests
 
 from hypotest import accounts, control, statedir
 from hypotest.survey import survey
+from stress.bench import children
 from stress.bench.row import Bar, Row, at_least, at_most
-from tests.server_process import ROOT, clean_env
-
-LONG = "HT_BENCH_LONG"
-"""The variable that adds a backlog of ten million events, of 3 GB on disk."""
+from stress.bench.run import LONG
 
 _EVENTS = 1_000_000
 _ROUNDS = 5
@@ -42,6 +40,7 @@ _SURVEY_EVERY = 0.5
 _MIB = 1 << 20
 _CORES = sorted(os.sched_getaffinity(0))
 _LEADERS, _SINKS = str(_CORES[0]), _CORES[-1]
+_SHARED = "" if len(_CORES) > 1 else "; leader and server share the only core"
 
 
 class _Drained(NamedTuple):
@@ -79,10 +78,9 @@ def _sink() -> Iterator[_Sink]:
     process = _start(module="swallow")
     try:
         os.sched_setaffinity(process.pid, {_SINKS})
-        assert process.stdout is not None
-        yield _Sink(f"http://127.0.0.1:{int(process.stdout.readline())}")
+        yield _Sink(f"http://127.0.0.1:{int(children.answer(process))}")
     finally:
-        process.kill()
+        children.end(process)
         process.communicate()
 
 
@@ -108,7 +106,8 @@ def _rates(directory: Path, sink: _Sink) -> Iterator[Row]:
         ratios.append([drains[-1].speed / each for each in bare])
     shutil.rmtree(written)
     rate, speed = median(each.rate for each in drains), median(each.speed for each in drains) / _MIB
-    yield Row("drain", "a backlog goes out", rate, "1/s", **at_least(rate, 150_000, ">= 150,000 events/s"))
+    what = f"a backlog goes out{_SHARED}"
+    yield Row("drain", what, rate, "1/s", **at_least(rate, 150_000, ">= 150,000 events/s"))
     yield Row("drain", "the same for a second of CPU time", median(each.rate_of_cpu for each in drains), "1/s")
     for by, column in zip(("requests.Session().post", "requests.post"), zip(*ratios, strict=True), strict=True):
         ratio, to = median(column), f"{by} of the same bodies"
@@ -137,8 +136,10 @@ def _memory(directory: Path, sink: _Sink) -> Iterator[Row]:
         _write(home, sink, events)
         done = _drain(home, sink, events)
         shutil.rmtree(home)
+        flat = Bar()
+        if least is not None:
+            flat = at_most(done.private, least + 2, f"at most 2 MiB above that for {_BACKLOGS[0]:,}")
         least = done.private if least is None else least
-        flat = at_most(done.private, least + 2, f"at most 2 MiB above that for {_BACKLOGS[0]:,}")
         for what, value, unit, bar in (
             ("private memory", done.private, "MiB", flat),
             ("resident memory", done.resident, "MiB", Bar()),
@@ -153,9 +154,13 @@ def _write(home: Path, sink: _Sink, events: int) -> None:
     env = _env(home, sink) | {"HT_LEADER": "off"}
     share = str(events // _WRITERS)
     writers = [_start("write", share, env=env) for _ in range(_WRITERS)]
-    for writer in writers:
-        writer.communicate(timeout=_DEADLINE)
-        assert writer.returncode == 0
+    try:
+        for writer in writers:
+            writer.communicate(timeout=_DEADLINE)
+            assert writer.returncode == 0
+    finally:
+        for writer in writers:
+            children.end(writer)
     _sync(home)
 
 
@@ -171,13 +176,10 @@ def _drain(home: Path, sink: _Sink, events: int) -> _Drained:
     posts, size, _ = sink.ask("/seen").json()
     leader = _start("lead", _LEADERS, env=_env(home, sink))
     try:
-        assert leader.stdin is not None
-        assert leader.stdout is not None
-        assert leader.stdout.readline() == "ready\n"
+        assert children.answer(leader) == "ready"
         before, cpu = _memory_of(leader.pid), _cpu_of(leader.pid)
-        leader.stdin.write("\n")
-        leader.stdin.flush()
-        began = float(leader.stdout.readline())
+        children.tell(leader, "")
+        began = float(children.answer(leader))
         peak, looked = before["RssAnon"], began
         while time.monotonic() - looked < _SURVEY_EVERY or accounts.pending(survey(state, {}).counters):
             if time.monotonic() - looked >= _SURVEY_EVERY:
@@ -188,7 +190,7 @@ def _drain(home: Path, sink: _Sink, events: int) -> _Drained:
         assert _delivered(state) == events
         after, cpu = _memory_of(leader.pid), _cpu_of(leader.pid) - cpu
     finally:
-        leader.kill()
+        children.end(leader)
         leader.communicate()
     posts_now, size_now, ended = sink.ask("/seen").json()
     seconds = ended - began
@@ -230,14 +232,7 @@ def _env(home: Path, sink: _Sink) -> dict[str, str]:
 
 
 def _start(*arguments: str, module: str = "draining", env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", f"stress.bench.{module}", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=clean_env() | (env or {}),
-    )
+    return children.start([sys.executable, "-m", f"stress.bench.{module}", *arguments], env)
 
 
 def _child(*arguments: str, env: dict[str, str] | None = None) -> list[float]:
@@ -246,6 +241,6 @@ def _child(*arguments: str, env: dict[str, str] | None = None) -> list[float]:
     try:
         said, _ = child.communicate(timeout=_DEADLINE)
     finally:
-        child.kill()
+        children.end(child)
     assert child.returncode == 0
     return [float(number) for number in said.split()]

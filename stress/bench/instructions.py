@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stress.bench import peers
-from stress.bench.row import Row
+from stress.bench.row import Bar, Row, unmeasured
 from stress.bench.sink import Sink
 from tests.processes import run, sdk_env
-from tests.server_process import ServerProcess
+from tests.server_process import ServerProcess, clean_env
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 RECORDED = Path(__file__).resolve().parents[2] / "tests" / "instructions.json"
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
-_CALLS = 20_000
+_CALLS = 10_000
 _SCRIPT = """
 import os, sys
 import hypotest, mmh3, orjson
@@ -58,13 +58,25 @@ def exposure(user):
 def kpi(user):
     return hypotest.kpi_event("purchase", user)
 
-def longer(user):
-    # The exposure, and about a tenth more.
-    hypotest.experiment("button", user)
-    for _ in range(5):
-        nothing(user)
+def some(user):
+    # Little enough for a tenth of each call to be made of it.
+    pass
 
-call = globals()[sys.argv[1]]
+# A call, and as often `some` as makes a tenth of it: NAME+TIMES.
+name, _, times = sys.argv[1].partition("+")
+only, times = globals()[name], range(int(times or 0))
+
+def with_more(user):
+    only(user)
+    for _ in times:
+        some(user)
+
+# Room in the pools of each size: at the edge of one, each call would take a pool and give it back, 3 % of it, or none
+# would, by the length of a path.
+room = [make(size) for size in range(1, 480, 8) for make in (bytes, float, lambda _: object()) for _ in range(100)]
+del room[::2]
+
+call = with_more if times else only
 for n in range(int(sys.argv[2])):
     call("user-1")
 os._exit(0)
@@ -75,11 +87,18 @@ CALLS = {
     "kpi": "kpi_event()",
 }
 IMPORT = "import"
+_WORDS = {name: f"instructions of {words}" for name, words in (*CALLS.items(), (IMPORT, "import hypotest"))}
+LONGER = ", and a tenth"
+TENTH = 0.1
+SLACK = 0.05
+"""Builds of one version of Python differ by a hundredth or two, runs on one machine by half of one."""
+_LOOPS = 1_000_000
 _YARDSTICK = "eppo-server-sdk"
 _PEER = """
 import os, sys
 from stress.bench.contender import ALL
-call = ALL[sys.argv[1]].make(sys.argv[2], 1)
+made = ALL[sys.argv[1]].make(sys.argv[2], 1)
+call = made if sys.argv[4] == "call" else lambda user: None
 for n in range(int(sys.argv[3])):
     call("user-1")
 os._exit(0)
@@ -93,15 +112,20 @@ def missing() -> str:
 
 def measure() -> Iterator[Row]:
     """The ratios."""
+    before = recorded()
     if missing():
         print(f"instructions: {missing()}")
+        for name, words in _WORDS.items():
+            yield Row("instructions", words, None, "", **unmeasured(_bar(name, before)))
         return
-    found, reference = _counted((*CALLS, IMPORT))
-    for name, words in CALLS.items():
-        what, ratio = f"instructions of {words}", found[name] / reference
-        yield Row("instructions", what, found[name], "", to="a fixed piece of Python", ratio=ratio)
-    what = "instructions of import hypotest"
-    yield Row("instructions", what, found[IMPORT], "", to="a bare start, which is 1", ratio=found[IMPORT])
+    found, reference = _counted(_WORDS)
+    ratios_now = _ratios(found, reference)
+    for name, words in _WORDS.items():
+        to = "a bare start, which is 1" if name == IMPORT else "a fixed piece of Python"
+        held: Bar = unmeasured(_bar(name, before))
+        if name in before:
+            held["met"] = not verdict(before[name], ratios_now[name])
+        yield Row("instructions", words, found[name], "", to=to, ratio=ratios_now[name], **held)
     if any(peer.name == _YARDSTICK and not peers.missing(peer) for peer in peers.PEERS):
         theirs = _peers()
         for name, words in CALLS.items():
@@ -109,21 +133,43 @@ def measure() -> Iterator[Row]:
             yield Row("instructions", what, found[name], "", to=to, ratio=found[name] / theirs)
 
 
+def _bar(name: str, before: dict[str, float]) -> str:
+    return f"{SLACK:.0%} from {before.get(name, 'what is recorded')} at most"
+
+
+def verdict(before: float, now: float) -> str:
+    """What is to be said of a ratio, beside the one that is recorded; "" if nothing."""
+    if now > before * (1 + SLACK):
+        return f"{now:.3f} is {now / before - 1:.1%} more than {before}"
+    if now < before * (1 - SLACK):
+        return f"{now:.3f} is {1 - now / before:.1%} less than {before}: record it anew"
+    return ""
+
+
 def ratios(names: Iterable[str]) -> dict[str, float]:
     """Of calls, to the reference; of the import, to a bare start.
 
     Args:
-        names: of CALLS and IMPORT; `longer` is the exposure and about a tenth more, for a guard to see.
+        names: of CALLS and IMPORT; with LONGER behind it, it has a tenth more to do, for a guard to see.
     """
-    found, reference = _counted(names)
-    return {name: count if name == IMPORT else count / reference for name, count in found.items()}
+    return _ratios(*_counted(names))
+
+
+def _ratios(found: dict[str, float], reference: float) -> dict[str, float]:
+    return {name: count if name.startswith(IMPORT) else count / reference for name, count in found.items()}
 
 
 def _peers() -> float:
-    """The instructions of the yardstick's call."""
+    """The instructions of the yardstick's call, less an empty one: as ours."""
     with Sink() as sink:
-        few, many = (_count(_PEER, _YARDSTICK, sink.url, str(calls), env=dict(os.environ)) for calls in (500, 10_500))
-    return (many - few) / 10_000
+
+        def taken(what: str) -> float:
+            few, many = (
+                _count(_PEER, _YARDSTICK, sink.url, str(calls), what, env=clean_env()) for calls in (500, 10_500)
+            )
+            return (many - few) / 10_000
+
+        return taken("call") - taken("nothing")
 
 
 def _counted(names: Iterable[str]) -> tuple[dict[str, float], float]:
@@ -135,21 +181,39 @@ def _counted(names: Iterable[str]) -> tuple[dict[str, float], float]:
         run("assert hypotest.wait_until_ready(10)", env | {"HT_LEADER": "auto"})  # leaves settings behind
 
         def taken(name: str) -> float:
-            counted = _count(_SCRIPT, name, str(_CALLS), env=env)
-            return (counted - start) / _CALLS
+            return (_count(_SCRIPT, name, str(_CALLS), env=env) - start) / _CALLS
 
         start = _count(_SCRIPT, "nothing", "1", env=env)
         empty = taken("nothing")
         reference = taken("reference") - empty
+        few, many = (taken(f"nothing+{times}") for times in (10, 60))
+        once, wrapped = (many - few) / 50, few - (many - few) / 5
         for name in names:
-            if name == IMPORT:
-                # Without the site's own imports, which an editable installation adds to.
-                alone = env | {"PYTHONPATH": os.pathsep.join((env["PYTHONPATH"], sysconfig.get_path("platlib")))}
-                bare = _count("pass", env=alone, options=("-S",))
-                found[name] = (_count("import hypotest", env=alone, options=("-S",)) - bare) / bare
+            bare = name.removesuffix(LONGER)
+            if bare == IMPORT:
+                found[name] = _import(env, longer=bare != name)
+            elif bare != name:
+                # The wrapper is nobody's work: what it costs is taken off, and what it calls is the tenth.
+                times = max(1, round((taken(bare) - empty) * TENTH / once))
+                found[name] = taken(f"{bare}+{times}") - wrapped
             else:
                 found[name] = taken(name) - empty
     return found, reference
+
+
+def _import(env: dict[str, str], *, longer: bool) -> float:
+    """Of the import, to a bare start. Without the site's own imports, which an editable installation adds to."""
+    alone = env | {"PYTHONPATH": os.pathsep.join((env["PYTHONPATH"], sysconfig.get_path("platlib")))}
+
+    def more(code: str) -> int:
+        return _count(code, env=alone, options=("-S",)) - bare
+
+    bare = _count("pass", env=alone, options=("-S",))
+    imported = more("import hypotest")
+    if longer:
+        loops = round(_LOOPS * imported * TENTH / more(f"for _ in range({_LOOPS}): pass"))
+        imported = more(f"import hypotest\nfor _ in range({loops}): pass")
+    return imported / bare
 
 
 def _count(code: str, *words: str, env: dict[str, str], options: tuple[str, ...] = ()) -> int:

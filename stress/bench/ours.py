@@ -52,67 +52,82 @@ def begin(count: int, *, leads: bool = False) -> None:
         atexit.register(agent.wait)
         atexit.register(agent.kill)
         os.environ["HT_LEADER"] = "off"
+    else:  # the least there are: several of each in what is measured
+        os.environ |= {"HT_PULL_INTERVAL": "0.1", "HT_PULL_JITTER": "0", "HT_SEND_INTERVAL": "0.05"}
     assert hypotest.wait_until_ready(30), hypotest.status()
     wait_for(lambda: hypotest.status().is_leader == leads, "the leader is the one that is meant to be")
     assert {hypotest.experiment("button", user_id=f"u{n}").variant for n in range(100)} == {"control", "b"}
 
 
-def _experiment(count: int) -> Call:
-    begin(count)
-    return lambda user: hypotest.experiment("button", user)
+def _polls() -> tuple[int, ...]:
+    """What a leader does beside calls without events."""
+    return (hypotest.status().polls,)
 
 
-def _leading(count: int) -> Call:
-    begin(count, leads=True)
-    return lambda user: hypotest.experiment("button", user)
+def _polls_and_sends() -> tuple[int, ...]:
+    status = hypotest.status()
+    return status.polls, status.sends
 
 
-def _silent(count: int) -> Call:
-    begin(count)
-    return lambda user: hypotest.experiment("button", user, report_event=False)
+_experiment, _kpi = hypotest.experiment, hypotest.kpi_event
+_SILENT = "experiment(report_event=False)"
+_PLAIN: dict[str, Call] = {
+    _SILENT: lambda user: _experiment("button", user, report_event=False),
+    "experiment()": lambda user: _experiment("button", user),
+    "kpi_event()": lambda user: _kpi("purchase", user),
+}
+_FURTHER: dict[str, tuple[str, Call]] = {
+    "experiment(tags=...)": ("two tags in the exposure", lambda user: _experiment("button", user, tags=_TAGS)),
+    "experiment(report_event=False), condition": (
+        "of two tags",
+        lambda user: _experiment("germans", user, tags=_TAGS, report_event=False),
+    ),
+    "experiment(), condition": (
+        "of two tags, which are in the exposure",
+        lambda user: _experiment("germans", user, tags=_TAGS),
+    ),
+    "experiment(report_event=False), 5 variants": (
+        "a decision",
+        lambda user: _experiment("five", user, report_event=False),
+    ),
+    "experiment(), 5 variants": ("a decision, and its exposure", lambda user: _experiment("five", user)),
+    "kpi_event(tags=...)": ("two tags in the event", lambda user: _kpi("purchase", user, tags=_TAGS)),
+    "match_user_visitor()": ("an event", lambda user: hypotest.match_user_visitor(user, "v-1")),
+}
+_WORDS = {
+    _SILENT: "a decision",
+    "experiment()": "a decision, and its exposure in a file that outlives the process",
+    "kpi_event()": "an event in a file that outlives the process",
+}
 
 
-def _tagged(count: int) -> Call:
-    begin(count)
-    return lambda user: hypotest.experiment("button", user, tags=_TAGS)
+def _ours(name: str, what: str, call: Call, works: Callable[[], tuple[int, ...]] | None = None) -> Peer:
+    """One of our calls; in the leader, if it works beside it."""
 
+    def make(_: str, count: int) -> Call:
+        begin(count, leads=works is not None)
+        return call
 
-def _conditional(count: int) -> Call:
-    begin(count)
-    return lambda user: hypotest.experiment("germans", user, tags=_TAGS, report_event=False)
-
-
-def _of_five(count: int) -> Call:
-    begin(count)
-    return lambda user: hypotest.experiment("five", user, report_event=False)
-
-
-def _kpi(count: int) -> Call:
-    begin(count)
-    return lambda user: hypotest.kpi_event("purchase", user)
-
-
-def _match(count: int) -> Call:
-    begin(count)
-    return lambda user: hypotest.match_user_visitor(user, "v-1")
-
-
-def _ours(name: str, what: str, make: Callable[[int], Call]) -> Peer:
     return Peer(
-        name, "hypotest-python3-sdk", "hypotest", what, lambda _, count: make(count), settle=lambda: hypotest.flush(30)
+        name,
+        "hypotest-python3-sdk",
+        "hypotest",
+        what,
+        make,
+        settle=lambda: hypotest.flush(30),
+        works=works,
     )
 
 
-OURS = tuple(
-    _ours(*row)
-    for row in (
-        ("experiment(report_event=False)", "a decision", _silent),
-        ("experiment()", "a decision, and its exposure in a file that outlives the process", _experiment),
-        ("kpi_event()", "an event in a file that outlives the process", _kpi),
-        ("experiment(), in the leader", "the process polls and sends too", _leading),
-        ("experiment(tags=...)", "two tags in the exposure", _tagged),
-        ("experiment(report_event=False), condition", "of two tags", _conditional),
-        ("experiment(report_event=False), 5 variants", "a decision", _of_five),
-        ("match_user_visitor()", "an event", _match),
-    )
+OURS = (
+    *(_ours(name, _WORDS[name], call) for name, call in _PLAIN.items()),
+    _ours(f"{_SILENT}, in the leader", "which polls meanwhile, beside other work", _PLAIN[_SILENT], _polls),
+    *(
+        _ours(f"{name}, in the leader", "which polls and sends meanwhile, beside other work", call, _polls_and_sends)
+        for name, call in _PLAIN.items()
+        if name != _SILENT
+    ),
+    *(_ours(name, what, call) for name, (what, call) in _FURTHER.items()),
 )
+CONDITIONAL = ("experiment(report_event=False), condition", "experiment(), condition")
+"""Those that evaluate a condition, as a rule of a peer's does."""

@@ -20,6 +20,7 @@ class Peer(NamedTuple):
         make: builds the client against a sink's URL, with so many experiments (or flags), waits until it is ready, and
             gives the call. Its first experiment is the one that is asked for.
         configured: whether it holds the experiments itself: then its memory for many of them is compared.
+        works: counts what the client does beside the calls, where a measurement is to last until each of it was done.
         settle: waits until what was reported is delivered: between the rounds, outside of what is timed.
     """
 
@@ -30,3 +31,4 @@ class Peer(NamedTuple):
     make: Callable[[str, int], Call]
     configured: bool = True
     settle: Callable[[], object] | None = None
+    works: Callable[[], tuple[int, ...]] | None = None
