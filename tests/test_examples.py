@@ -67,7 +67,7 @@ def test_a_shop_runs_with_the_one_command_of_its_readme(name: str, tmp_path: Pat
     assert sum(variant["goals"]["signup"]["converted"] for variant in box.values()) == 1
 
 
-@pytest.mark.parametrize("name", ["django_uwsgi", "fastapi_uvicorn"])
+@pytest.mark.parametrize("name", SHOPS)
 def test_who_buys_at_the_first_visit_is_the_same_visitor_at_the_next(name: str, tmp_path: Path) -> None:
     """Each page sets the cookie where there is none; a price that is no number is the client's error."""
     need(*NEEDS[name])

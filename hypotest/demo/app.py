@@ -15,7 +15,7 @@ import os
 import uuid
 from typing import Any
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, abort, g, jsonify, request
 
 import hypotest
 
@@ -24,7 +24,20 @@ app = Flask(__name__)
 
 def visitor() -> str:
     """Whoever asks: the id in the cookie, a new one at the first visit."""
-    return request.cookies.get("visitor") or uuid.uuid4().hex
+    known = request.cookies.get("visitor")
+    if known:
+        return known
+    if "new_visitor" not in g:
+        g.new_visitor = uuid.uuid4().hex
+    return str(g.new_visitor)
+
+
+@app.after_request
+def remember(response: Response) -> Response:
+    """Sets the cookie wherever an id was made: whatever page a visitor comes to first."""
+    if "new_visitor" in g:
+        response.set_cookie("visitor", g.new_visitor, httponly=True, samesite="Lax")
+    return response
 
 
 def facts() -> dict[str, Any]:
@@ -38,16 +51,17 @@ def home() -> Response:
     who, tags = visitor(), facts()
     button = hypotest.experiment("buy_button", visitor_id=who, tags=tags)
     box = hypotest.experiment("newsletter_box", visitor_id=who, tags=tags)
-    page = jsonify(buy_button=str(button), newsletter_box=None if box.is_control else str(box))
-    if "visitor" not in request.cookies:
-        page.set_cookie("visitor", who, httponly=True, samesite="Lax")
-    return page
+    return jsonify(buy_button=str(button), newsletter_box=None if box.is_control else str(box))
 
 
 @app.post("/buy")
 def buy() -> Response:
     """Tells HypoTest that this visitor bought something, and what it was worth."""
-    hypotest.kpi_event("purchase", visitor_id=visitor(), value=request.form.get("price", 1.0, type=float), tags=facts())
+    try:
+        price = float(request.form.get("price", 1.0))
+    except ValueError:
+        abort(400, "price is a number")
+    hypotest.kpi_event("purchase", visitor_id=visitor(), value=price, tags=facts())
     return jsonify(bought=True)
 
 
