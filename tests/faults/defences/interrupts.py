@@ -123,4 +123,26 @@ FAULTS: list[Fault] = [
             ),
         ),
     ),
+    Fault(
+        fault="A signal handler raises while config(), or an exit, takes a process from the lead",
+        happens="The lock is given back all the same: what was cut off, the campaign's own thread does again",
+        test=f"{_HERE}test_an_exception_while_a_leader_steps_down",
+        figure="3,307 interrupted calls of config() in a trial: it leads again after each; before, 2",
+        removals=(
+            Removal(
+                "hypotest/leader.py",
+                "            leadership = self._leadership\n            if leadership is None:\n",
+                "            (leadership, self._leadership) = (self._leadership, None)\n            if not leadership:\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="A signal handler calls config() in the midst of stepping down, as a process ends",
+        happens="It goes on: the lock of that is one that the same thread may take again",
+        test="tests/test_reconfigure.py::test_a_handler_that_configures_while_the_process_ends",
+        figure="6 moments: the host ends; before, 5 of 6 hung for ever",
+        removals=(
+            Removal("hypotest/leader.py", "self._ending = threading.RLock()", "self._ending = threading.Lock()"),
+        ),
+    ),
 ]

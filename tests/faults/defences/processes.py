@@ -404,4 +404,53 @@ FAULTS = [
         figure="20 calls: 3 more descriptors; before, 60",
         removals=(Removal("hypotest/spool.py", "        self._spool_bytes = int  # none", "        # none"),),
     ),
+    Fault(
+        fault="The host forks at the moment at which a process opens the lock file to lead",
+        happens="The fork waits for it: no child has the descriptor, and with it the lock of a parent that dies",
+        test="tests/test_fork.py::test_a_fork_while_the_campaign_opens_its_lock",
+        figure="3,063 forks in a trial: 0 children with the lock; before, one of the first 5",
+        removals=(Removal("hypotest/runtime.py", "        lock.opening.acquire(timeout=_FORK_PATIENCE)\n", ""),),
+    ),
+    Fault(
+        fault="A signal handler forks while a call makes a file, and the child goes on with the call",
+        happens="What the child goes on to write goes nowhere: the parent's file, and its draft, are not the child's",
+        test="tests/test_fork.py::test_a_fork_while_a_segment_is_made",
+        figure="every fifth bytecode of it: 0 events of the parent's lost; before, all in a file that was replaced",
+        removals=(
+            Removal(
+                "hypotest/instance.py",
+                "                os.dup2(nothing, segment.fd, inheritable=False)\n",
+                "                pass\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="config() in one thread while another is in the first call",
+        happens="The client that was built with what was in force before is taken out of use at once",
+        test="tests/test_reconfigure.py::test_config_while_another_thread_makes_the_first_call",
+        figure="0 of 5 events under the old token; before, 189 of 622 in a trial",
+        removals=(Removal("hypotest/runtime.py", "if client is candidate and given != _overrides:", "if False:"),),
+    ),
+    Fault(
+        fault="config() while threads are in calls of the client before",
+        happens="Refusals that stand in no file yet are the process's, not a client's: they are written down once",
+        test="tests/test_reconfigure.py::test_refusals_are_counted_once_over_configurations",
+        figure="3 of 3; before, up to 173 of 69",
+        removals=(
+            Removal(
+                "hypotest/spool.py",
+                "                    rows[slot] = 0\n",
+                "                    pass\n",
+            ),
+        ),
+    ),
+    Fault(
+        fault="One state directory under two names, one of them through a link, in the configurations of a process",
+        happens="Both are one: a process that leads knows its own files by their path",
+        test="tests/test_statedir.py::test_a_directory_has_one_name",
+        figure="3 spellings",
+        removals=(
+            Removal("hypotest/statedir.py", "return os.path.join(os.path.realpath(parent), name)", "return root"),
+        ),
+    ),
 ]
