@@ -132,7 +132,8 @@ FAULTS: list[Fault] = [
             Removal(
                 "hypotest/leader.py",
                 "            leadership = self._leadership\n            if leadership is None:\n",
-                "            (leadership, self._leadership) = (self._leadership, None)\n            if not leadership:\n",
+                "            leadership, self._leadership = self._leadership, None\n"
+                "            if leadership is None:\n",
             ),
         ),
     ),
