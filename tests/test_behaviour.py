@@ -376,3 +376,10 @@ hypotest.experiment("unheard of", user_id="u")
 assert "unheard of" in stream.getvalue() and "leader" not in stream.getvalue()
 """
     assert run(source, sdk_env(server, tmp_path / "state")) == ""
+
+
+def test_a_switch_that_is_off_says_so(tmp_path: Path) -> None:
+    """One line, whoever switched it off: else an operator would look for the fault elsewhere."""
+    output = run("for _ in range(9): keep('n', 1)", sdk_env(None, tmp_path / "state", connect_to_server="false"))
+    assert output.count("switched off by connect_to_server") == 1
+    assert not (tmp_path / "state").exists()

@@ -13,6 +13,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -450,6 +451,26 @@ def test_an_age_has_the_unit_people_use(seconds: float, said: str) -> None:
 def test_a_size_has_three_digits(count: int, said: str) -> None:
     """A size is told in the unit in which three digits are enough."""
     assert report.size(count) == said
+
+
+@pytest.mark.parametrize(
+    ("fields", "passed", "said"),
+    [
+        ({}, (), "ready"),
+        ({"refusing": "disk"}, (), "ready, but EVENTS ARE REFUSED: disk"),
+        ({}, ("/x is a symbolic link",), "ready, but the directory that was named is passed over"),
+        ({"last_error": "HTTP 500"}, (), "ready, but trouble with the server: see the last error"),
+        (
+            {"ready": False, "last_error": "HTTP 401"},
+            (),
+            "NOT READY: there are no settings yet, every answer is control: ",
+        ),
+    ],
+)
+def test_the_verdict_names_the_trouble(fields: dict[str, Any], passed: tuple[str, ...], said: str) -> None:
+    """What an operator has to know stands in the one line that says whether all is well."""
+    status = Status(**({"connected": True, "ready": True, "leader_pid": 7} | fields))
+    assert report.verdict(status, alive=True, passed=passed).startswith(said)
 
 
 # --- drain

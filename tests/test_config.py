@@ -166,6 +166,14 @@ def test_a_bad_variable_is_one_warning() -> None:
     assert not any("a token" in warning for warning in warnings)
 
 
+@pytest.mark.parametrize("name", ["HT_SERVR_URL", "HT_SERVER_URl", "HT_SERVER_URLS"])
+def test_a_variable_whose_name_is_mistyped(name: str) -> None:
+    """It is said which one is meant; what looks like none is somebody else's."""
+    settled, warnings = resolve({}, {name: "https://a.example", "HT_PROXY": "x", "HTTPS": "on", "PATH": "/bin"})
+    assert settled == Config()
+    assert warnings == [f"{name} is not known; is HT_SERVER_URL meant?"]
+
+
 def test_a_bad_variable_that_a_call_overrides_is_none() -> None:
     """Nobody is warned of a variable that is not asked for."""
     assert resolve({"leader": "off"}, {"HT_LEADER": "perhaps"}) == (Config(leader="off"), [])

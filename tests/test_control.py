@@ -10,7 +10,19 @@ import pytest
 
 from hypotest import control
 from hypotest.accounts import ACCEPTED, SLOTS
-from hypotest.control import GENERATION, KICK, LAST_ERROR, LEADER_CONFIG, MAGIC, NAMES, SIZE, ControlPage, open_control
+from hypotest.control import (
+    GENERATION,
+    KICK,
+    LAST_ERROR,
+    LEADER_CONFIG,
+    MAGIC,
+    NAMES,
+    REFUSAL,
+    SIZE,
+    ControlPage,
+    Kicks,
+    open_control,
+)
 from hypotest.errors import StorageError
 from tests.namespace import running_python
 
@@ -251,3 +263,29 @@ def test_a_text_half_written_is_none(tmp_path: Path, page: ControlPage) -> None:
         file.seek(LAST_ERROR[0] + 10)
         file.write(b"X")
     assert page.text(LAST_ERROR) == ""
+
+
+@pytest.mark.parametrize(("reason", "seconds_ago", "said"), [("disk", 0, "disk"), ("spool_full", 59, "spool_full")])
+def test_what_was_refused_within_a_minute(page: ControlPage, reason: str, seconds_ago: int, said: str) -> None:
+    """Any process tells it, also where no file has room for a count; a minute later it is over."""
+    page.tell_refusal(reason)
+    page.words[REFUSAL] -= seconds_ago << 8
+    assert page.refusing() == said
+    page.words[REFUSAL] -= 60 << 8
+    assert page.refusing() == ""
+
+
+@pytest.mark.parametrize("word", [0, (1 << 64) - 1, 255])
+def test_a_damaged_word_refuses_nothing(page: ControlPage, word: int) -> None:
+    """What is no time, or no reason, says nothing."""
+    page.words[REFUSAL] = word
+    assert page.refusing() == ""
+
+
+def test_a_leader_is_woken_once_a_second(page: ControlPage) -> None:
+    """However often it is asked for; at the first call at once."""
+    kick, seen = Kicks(page), {page.words[KICK]}
+    for _ in range(100):
+        kick()
+        seen.add(page.words[KICK])
+    assert len(seen) == 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hypotest import control, settings, snapshot
+from hypotest import control, log, settings, snapshot
 from hypotest.assignment import Experiment
 from hypotest.config import Config
 from hypotest.control import GENERATION, POLLS, SETTINGS_TIME
@@ -150,3 +150,46 @@ def test_unchanged_settings_are_confirmed(host: HttpHost, home: Home) -> None:
         home.page.words[SETTINGS_TIME] = 0
         home.poller.poll_once()
         assert abs(home.page.words[SETTINGS_TIME] - time.time()) < 60
+
+
+def test_settings_refused_where_there_are_none(host: HttpHost, home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    """The line does not speak of good ones that there never were."""
+    serves(host, b"{}")
+    home.poller.poll_once()
+    assert "settings refused, there are none: all is control" in caplog.text
+    caplog.clear()
+    serves(host, {"a": TEST})
+    home.poller.poll_once()
+    home.page.unsaid("settings")
+    log._last.clear()
+    serves(host, b"{}")
+    home.poller.poll_once()
+    assert "settings refused, the last good ones stay in force" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("tests", "said"),
+    [({}, "0 experiments"), ({"a": {}}, "1 experiments, 1 of them unusable: control for everybody")],
+    ids=["none", "none that can be used"],
+)
+def test_settings_that_give_control_to_all(
+    host: HttpHost, home: Home, caplog: pytest.LogCaptureFixture, tests: Any, said: str
+) -> None:
+    """They are in force, and a warning says what they are."""
+    serves(host, tests)
+    assert home.poller.poll_once()
+    (line,) = (record for record in caplog.records if "generation" in record.getMessage())
+    assert line.getMessage() == f"settings: generation 1, {said}"
+    assert line.levelname == "WARNING"
+
+
+def test_another_leader_tells_of_the_problems_again(
+    host: HttpHost, home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Settings that are the same have the same problems, and its log may be another one; once an hour at most."""
+    serves(host, {"a": TEST, "bad": {}})
+    home.poller.poll_once()
+    for times in (2, 2):
+        Poller(home.transport, home.publisher, home.page).poll_once()
+        told = [record for record in caplog.records if "experiment 'bad'" in record.getMessage()]
+        assert len(told) == times

@@ -6,13 +6,14 @@ import contextlib
 import gzip
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hypotest import accounts
+from hypotest import accounts, control
 from hypotest.accounts import ACCEPTED
 from hypotest.accounts import DELIVERED as DELIVERED_SLOT
 from hypotest.config import Config
@@ -307,3 +308,27 @@ def test_packed_bodies(home: Namespace, host: Picky) -> None:
     assert [asked.headers.get("Content-Encoding") for asked in host.asked] == [None, "gzip"]
     assert host.numbers() == [0, 1]
     assert int(host.asked[1].headers["Content-Length"]) < len(gzip.compress(host.asked[0].body)) + 200
+
+
+def test_an_outage_that_changes_its_cause_is_news(
+    home: Namespace, host: Picky, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each cause is said at once, and when it is tried next where that is not soon; the same one is not repeated."""
+
+    def no_thread(_name: str, _run: object) -> None:
+        raise RuntimeError("the test makes the steps")
+
+    answers = [(500, {}), (500, {}), (401, {}), (429, {"Retry-After": "3000"})]
+    append(home, 1)
+    config = Config(token="token", server_url=host.url)
+    leadership = Leadership(Post(config, home.state, home.page, home.spool.instance, no_thread))
+    for status, headers in answers:
+        host.answer = lambda exchange, status=status, headers=headers: exchange.reply(status, b"{}", **headers)
+        leadership._send()
+    leadership.end()
+    told = [record.getMessage() for record in caplog.records if "does not serve" in record.getMessage()]
+    assert [re.search(r"HTTP (\d+)", line)[1] for line in told] == ["500", "401", "429"]
+    assert "next try" not in told[0]
+    assert re.search(r"; next try at \d\d:\d\d:\d\d UTC;", told[1])
+    assert "UTC, since the server asked for patience;" in told[2]
+    assert home.page.text(control.LAST_ERROR).endswith("since the server asked for patience")
