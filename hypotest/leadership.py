@@ -128,16 +128,16 @@ class Leadership:
         self._loops = (Loop(self._poll, polls.close, page.turn), Loop(self._send, self._end_sending, page.turn))
         self._threadless: list[Loop] = []
         page.unsaid("server")
-        page.words[LEADER_SPACE] = pid_space()
-        page.words[LEADER_PID] = os.getpid()
-        page.set_text(LEADER_CONFIG, orjson.dumps(_public(config)).decode())
-        page.add(control.EPOCH)  # who sees it sees whose it is
-        log.line(log.INFO, "leader: pid %d polls and sends for this host, state in %s", os.getpid(), post.state.path)
         for name, loop in zip(("poller", "sender"), self._loops, strict=True):
             try:
                 post.start(name, loop.run)
             except RuntimeError:  # a limit; and Python 3.12 starts none while the interpreter goes down, as for a flush
                 self._threadless.append(loop)
+        page.add(control.EPOCH)
+        page.set_text(LEADER_CONFIG, orjson.dumps(_public(config)).decode())
+        page.words[LEADER_SPACE] = pid_space()
+        page.words[LEADER_PID] = os.getpid()  # last: who sees it sees the rest
+        log.line(log.INFO, "leader: pid %d polls and sends for this host, state in %s", os.getpid(), post.state.path)
 
     def tick(self) -> None:
         """One heartbeat; never waits."""

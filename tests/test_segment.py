@@ -293,8 +293,8 @@ def test_a_truncated_file_is_never_mapped(tmp_path: Path) -> None:
 def test_the_lock_tells_a_living_writer(tmp_path: Path) -> None:
     """A segment can be locked by others only once its writer is gone, be it by SIGKILL."""
     child = (
-        "import sys; from hypotest import segment; "
-        f"made = segment.create(sys.argv[1], {INSTANCE!r}, 42, 64 << 10, {{}}, mapped=True).segment; "
+        "import sys; from hypotest.instance import Instance; "
+        "made = Instance().create(sys.argv[1], 64 << 10, mapped=True).segment; "
         "print(made.path, flush=True)"
     )
     with running_python(f"{child}; sys.stdin.read()", tmp_path) as writer:

@@ -179,14 +179,14 @@ class Demo:
 
     def _kill_leader(self, visitors: Visitors) -> None:
         leader = self._clock.wait(self._leader, "there is a leader")
-        before = self._page.words[control.EPOCH]
         visitors.worker_was_killed = True
         os.kill(leader, signal.SIGKILL)
         killed = time.monotonic()
         self._say("SIGKILL", f"to worker {leader}, the leader, with visitors on the line")
-        self._clock.wait(lambda: self._page.words[control.EPOCH] > before, "another takes over", poll=0.002)
-        taken = time.monotonic() - killed
-        self._say("leader", f"worker {self._page.words[control.LEADER_PID]} took over after {taken:.2f} s")
+        another = self._clock.wait(
+            lambda: (pid := self._page.words[control.LEADER_PID]) != leader and pid, "another takes over", poll=0.002
+        )
+        self._say("leader", f"worker {another} took over after {time.monotonic() - killed:.2f} s")
 
     def _outage(self, visitors: Visitors) -> None:
         self._server.end(signal.SIGKILL)

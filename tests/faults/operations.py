@@ -203,6 +203,7 @@ class Operation:
         killed, ended = (Spool(state.spool, 1 << 30, lambda: 0) for _ in range(2))
         pid = os.fork()
         if not pid:
+            os.urandom = random.Random(2).randbytes  # or its files would have the names of ours
             self._write(killed, old=True)
             os._exit(0)
         os.waitpid(pid, 0)

@@ -191,7 +191,10 @@ class Fleet:
         self._root = root
         self._server = server
         server.answer = self._record
-        clock = SimpleNamespace(monotonic=lambda: 1000.0 + self.now, time=time.time)
+        clock = SimpleNamespace(
+            monotonic=lambda: 1000.0 + self.now,
+            **{name: getattr(time, name) for name in ("time", "gmtime", "strftime")},
+        )
         monkeypatch.setattr("hypotest.leadership.time", clock)
         self._leaders: list[Leadership] = []
         self.pages: list[control.ControlPage] = []
