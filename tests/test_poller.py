@@ -154,6 +154,7 @@ def test_unchanged_settings_are_confirmed(host: HttpHost, home: Home) -> None:
 
 def test_settings_refused_where_there_are_none(host: HttpHost, home: Home, caplog: pytest.LogCaptureFixture) -> None:
     """The line does not speak of good ones that there never were."""
+    log._last.clear()
     serves(host, b"{}")
     home.poller.poll_once()
     assert "settings refused, there are none: all is control" in caplog.text

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hypotest import accounts, control
+from hypotest import accounts, control, log
 from hypotest.accounts import ACCEPTED
 from hypotest.accounts import DELIVERED as DELIVERED_SLOT
 from hypotest.config import Config
@@ -318,6 +318,7 @@ def test_an_outage_that_changes_its_cause_is_news(
     def no_thread(_name: str, _run: object) -> None:
         raise RuntimeError("the test makes the steps")
 
+    log._last.clear()
     answers = [(500, {}), (500, {}), (401, {}), (429, {"Retry-After": "3000"})]
     append(home, 1)
     config = Config(token="token", server_url=host.url)
