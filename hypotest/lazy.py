@@ -7,36 +7,46 @@ module hangs for ever (16 of 16 in a trial). A fork hook of `runtime.py` takes `
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
+import time
 from types import ModuleType
 
+_POLL = 0.005
+
 importing = threading.RLock()
+_importer: list[int] = []
+"""The thread that has an import under way."""
 _loaded: dict[str, ModuleType] = {}
 
 
 def load(name: str) -> ModuleType:
     """Imports a module of the standard library or our own; ImportError passes through."""
-    module = _loaded.get(name)
-    if module is None:
+    module = _loaded.get(name) or sys.modules.get(name)
+    if module is None or getattr(module.__spec__, "_initializing", False):  # as importlib tells that one is half-way
         with importing:
-            module = _loaded[name] = importlib.import_module(name)
+            try:
+                _importer.append(threading.get_ident())
+                module = importlib.import_module(name)
+            finally:
+                _importer.clear()
+    _loaded[name] = module
     return module
 
 
 def load_within(name: str, seconds: float) -> ModuleType | None:
     """The same, but waits so long at most for an import of another thread; returns nothing if that takes longer."""
-    if name not in _loaded:
-        lock = importing
-        if not lock.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX)):
+    # Not by `acquire` with a timeout: an interrupt between that and the `try` behind it would leave the lock taken.
+    deadline = time.monotonic() + seconds
+    while name not in _loaded and any(other != threading.get_ident() for other in _importer):
+        if time.monotonic() >= deadline:
             return None
-        try:
-            return load(name)
-        finally:
-            lock.release()
-    return _loaded[name]
+        time.sleep(_POLL)
+    return load(name)
 
 
 def reset() -> None:
     """In a child: a lock that nobody holds."""
     global importing  # noqa: PLW0603 - the old one may be held by a thread of the parent
     importing = threading.RLock()
+    _importer.clear()
