@@ -39,7 +39,9 @@ class Poller:
         """
         words = self._page.words
         self._page.add(control.POLLS)
+        stays = "the last good ones stay in force"
         if not self._publisher.in_force():
+            stays = "there are none: all is control"
             self._etag = None  # deleted or damaged: unchanged settings are not enough
         fetched = self._transport.fetch_settings(self._etag)
         if fetched is None:
@@ -55,7 +57,7 @@ class Poller:
                 log.ERROR,
                 "settings",
                 "settings refused, %s: %s",
-                self._what_counts(),
+                stays,
                 error,
                 turn=self._page.turn,
             )
@@ -69,7 +71,7 @@ class Poller:
                 log.ERROR,
                 "settings",
                 "settings cannot be written, %s: %s",
-                self._what_counts(),
+                stays,
                 error,
                 turn=self._page.turn,
             )
@@ -89,9 +91,6 @@ class Poller:
         if document.problems and (published or self._page.turn("problems", _TELL_AGAIN)):
             self._report(document.problems)
         return bool(published)
-
-    def _what_counts(self) -> str:
-        return "the last good ones stay in force" if self._publisher.in_force() else "there are none: all is control"
 
     def _report(self, problems: list[validation.Problem]) -> None:
         for problem in problems[:_MAX_PROBLEMS_SHOWN]:
