@@ -281,7 +281,6 @@ class Leadership:
         delay = backoff(failures, cap, at_least)
         told = f"{error}{_patience(delay, asked=error.retry_after is not None) if at_least else ''}"
         self._trouble[flow] = told
-        self._post.page.set_text(LAST_ERROR, told)
         if self._trouble_since is None:
             self._trouble_since = time.monotonic()
         cause = ":".join(str(error).split(":")[:2])
@@ -298,17 +297,18 @@ class Leadership:
             about=cause,
             turn=self._post.page.turn,
         )
+        self._post.page.set_text(LAST_ERROR, told)  # last: who sees it in the status finds the line in the log
         return delay
 
     def _untroubled(self, flow: str, error: str) -> None:
         """Reports that a flow goes again; `error` is what else there is to say of it."""
         self._trouble[flow] = error
         left = self._trouble["send"] or self._trouble["poll"]
-        self._post.page.set_text(LAST_ERROR, left)
         if self._trouble_since is not None and not left:
             lasted = time.monotonic() - self._trouble_since
             self._trouble_since = None
             log.limited(log.INFO, "served", "the server serves again, after %.0f s", lasted)
+        self._post.page.set_text(LAST_ERROR, left)
 
 
 def _patience(delay: float, *, asked: bool) -> str:

@@ -225,3 +225,27 @@ until(lambda: not hypotest.status().last_error, "no error any more")
 """
     env = sdk_env(server, tmp_path / "state", connection_timeout=0.1, pull_interval=3600)
     assert "serves again" in run(source, env)
+
+
+def test_what_the_status_shows_is_in_the_log(server: ServerProcess, tmp_path: Path) -> None:
+    """The line about trouble, or its end, comes before the status tells of it: who looks there finds it in the log."""
+    source = f"""
+import logging
+class Handler(logging.Handler):
+    def emit(self, record):
+        say("logged", repr(hypotest.status().last_error), record.getMessage())
+logger = logging.getLogger("hypotest")
+logger.addHandler(Handler())
+logger.setLevel("INFO")
+assert hypotest.wait_until_ready(10)
+os.kill({server.pid}, signal.SIGSTOP)
+keep("kept")
+until(lambda: hypotest.status().last_error, "an error")
+os.kill({server.pid}, signal.SIGCONT)
+until(lambda: not hypotest.status().last_error, "no error any more")
+"""
+    output = run(source, sdk_env(server, tmp_path / "state", connection_timeout=0.1, pull_interval=3600))
+    logged = [line for line in output.splitlines() if line.startswith("logged")]
+    shown = {what: line.split()[1] for line in logged for what in ("does not serve", "serves again") if what in line}
+    assert shown["does not serve"] == "''"
+    assert shown["serves again"] != "''"
