@@ -7,6 +7,7 @@ the file that tests/test_instructions.py compares with.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -60,18 +61,14 @@ def exposure(user):
 def kpi(user):
     return hypotest.kpi_event("purchase", user)
 
-def some(user):
-    # Little enough for a tenth of each call to be made of it.
-    pass
-
-# A call, and as often `some` as makes a tenth of it: NAME+TIMES.
+# A call, and as many turns of an empty loop as make a tenth of it: NAME+TIMES.
 name, _, times = sys.argv[1].partition("+")
 only, times = globals()[name], range(int(times or 0))
 
 def with_more(user):
     only(user)
-    for _ in times:
-        some(user)
+    for _ in times:  # each little enough for a tenth to be made of it
+        pass
 
 # Room in the pools of each size: at the edge of one, each call would take a pool and give it back, 3 % of it, or none
 # would, by the length of a path.
@@ -184,26 +181,28 @@ def _counted(names: Iterable[str]) -> tuple[dict[str, float], float]:
         env.pop("PYTHONDONTWRITEBYTECODE", None)
         run("assert hypotest.wait_until_ready(10)", env | {"HT_LEADER": "auto"})  # leaves settings behind
 
-        def taken(name: str) -> float:
-            counts = (
-                _count(_SCRIPT, name, str(_CALLS), str(layout), env=env) - start
-                for layout, start in zip(_LAYOUTS, starts, strict=True)
-            )
-            return min(counts) / _CALLS
+        def count(name: str, calls: int, layout: int) -> int:
+            for left in Path(directory).glob("state/v1/*/spool/*"):
+                left.unlink()  # each look at the spool costs by the files there, and each process before left some
+            return _count(_SCRIPT, name, str(calls), str(layout), env=env)
 
-        starts = [_count(_SCRIPT, "nothing", "1", str(layout), env=env) for layout in _LAYOUTS]
+        @functools.cache
+        def taken(name: str) -> float:
+            return min(count(name, _CALLS, layout) - start for layout, start in starts.items()) / _CALLS
+
+        starts = {layout: count("nothing", 1, layout) for layout in _LAYOUTS}
         empty = taken("nothing")
         reference = taken("reference") - empty
-        few, many = (taken(f"nothing+{times}") for times in (10, 60))
-        once, wrapped = (many - few) / 50, few - (many - few) / 5
+        few, many = (taken(f"nothing+{turns}") for turns in (10, 110))
+        once, wrapped = (many - few) / 100, few - (many - few) / 10
         for name in names:
             bare = name.removesuffix(LONGER)
             if bare == IMPORT:
                 found[name] = _import(env, longer=bare != name)
             elif bare != name:
                 # The wrapper is nobody's work: what it costs is taken off, and what it calls is the tenth.
-                times = max(1, round((taken(bare) - empty) * TENTH / once))
-                found[name] = taken(f"{bare}+{times}") - wrapped
+                turns = round((taken(bare) - empty) * TENTH / once)
+                found[name] = taken(f"{bare}+{turns}") - wrapped
             else:
                 found[name] = taken(name) - empty
     return found, reference
