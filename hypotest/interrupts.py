@@ -20,6 +20,9 @@ def let_through(error: BaseException) -> None:
     Told by the traceback, which has the handler's frame. What orjson wraps is found as its cause. Contexts do not
     count: the host may call us while it handles an interrupt.
     """
+    trace = error.__traceback__
+    if error.__cause__ is None and (trace is None or trace.tb_next is None):
+        return  # raised where it is caught: no handler ran
     handlers = _handlers()
     seen: BaseException | None = error
     try:
@@ -34,7 +37,7 @@ def let_through(error: BaseException) -> None:
             seen = seen.__cause__
     finally:
         # Its traceback has this frame: a cycle would keep what our frames hold, such as segments, until a collection.
-        del error, seen
+        del error, seen, trace
 
 
 def _was_given(frame: FrameType, caller: FrameType | None) -> bool:
