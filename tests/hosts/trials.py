@@ -77,18 +77,25 @@ def _expect_another(proof: Proof, leader: int, epoch: int) -> None:
     killed = time.monotonic()
     words, main = proof.site.page().words, proof.site.process
     several = proof.host.lone and proof.host.workers > 1
-    if (leader == main.pid or proof.host.lone or proof.host.mortal) and not several:
+    again = leader == main.pid or proof.host.lone or proof.host.mortal
+    # The workers of a killed main process may answer for a while, when those of the next one are still booting.
+    old = proof.load.workers() if leader == main.pid else set()
+    if again and not several:
         main.wait()
         if proof.host.orphans:
             proof.site.end_what_is_left()
         proof.start()
+    started = time.monotonic()
     wait_for(lambda: words[EPOCH] > epoch, "another leader")
     proof.row["takeover"] = max(time.monotonic() - killed, proof.row.get("takeover", 0.0))
     if several:
         proof.site.end_what_is_left()
         proof.start()
         started = time.monotonic()
-        wait_for(lambda: len(proof.load.workers(since=started)) >= proof.host.workers, "every worker answers again")
+    if again:
+        wait_for(
+            lambda: len(proof.load.workers(since=started) - old) >= proof.host.workers, "every worker answers again"
+        )
 
 
 def recycle(proof: Proof) -> None:
