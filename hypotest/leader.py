@@ -149,9 +149,11 @@ class Campaign:
             return
         try:
             if self._lock.acquire():
-                self._leadership = lazy.load("hypotest.leadership").Leadership(self._post)
+                self._leadership = leadership = lazy.load("hypotest.leadership").Leadership(self._post)
+                leadership.begin()  # if `stop` came just now, with loops that end at once
                 return
         except Exception as error:  # noqa: BLE001 - a lock or an import that fails: back off, and let others try
+            self.step_down()
             self._lock.release()
             log.limited(
                 log.ERROR, "election", "this process cannot lead: %s", log.shown(error), turn=self._post.page.turn

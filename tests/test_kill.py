@@ -134,7 +134,7 @@ assert not any(status.dropped.values()), status
 
 def test_flush_events_leaves_nothing_behind(server: ServerProcess, tmp_path: Path) -> None:
     """With flush_events an orderly exit right after the first call delivers what the process accepted."""
-    run('keep("only")', sdk_env(server, tmp_path / "state", flush_events="true", send_interval=60))
+    run('keep("only")', sdk_env(server, tmp_path / "state", flush_events="true", flush_timeout=20, send_interval=60))
     assert len(goal_counts(server)) == 20
 
 
@@ -206,7 +206,7 @@ class Slow:
     def find_spec(self, name, path=None, target=None):
         if name == "requests":
             self.entered.set()
-            time.sleep(2)
+            time.sleep(60)
         return None
 sys.meta_path.insert(0, Slow())
 keep("only")
@@ -217,5 +217,5 @@ say("took", time.monotonic() - began)
 """
     server.pause()
     output = run(source, sdk_env(server, tmp_path / "state"))
-    assert float(said(output, "took")) < 0.5 + 0.5
+    assert float(said(output, "took")) < 20
     server.resume()

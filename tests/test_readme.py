@@ -77,7 +77,10 @@ def test_every_example_runs_and_says_the_truth(tmp_path: Path) -> None:
     found = blocks("python")
     assert len(found) >= len(FUNCTIONS)
     # Each keeps its line in the README, for the traceback of an assert that fails.
-    program = "".join(f"exec(compile({chr(10) * (at - 1) + text!r}, 'README.md', 'exec'))\n" for at, text in found)
+    program = (
+        "hypotest.wait_until_ready.__defaults__ = hypotest.flush.__defaults__ = (60.0,)  # this machine may be busy\n"
+    )
+    program += "".join(f"exec(compile({chr(10) * (at - 1) + text!r}, 'README.md', 'exec'))\n" for at, text in found)
     options = ("--experiments", str(experiments_file(tmp_path)))
     with ServerProcess(tmp_path, experiments=None, options=options) as server:
         output = run(program, sdk_env(server, tmp_path / "state"))

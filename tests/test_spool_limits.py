@@ -117,8 +117,9 @@ def test_a_spool_that_stays_the_same_size(home: Namespace) -> None:
     assert capped.unreported() == [0] * 16
 
 
-def test_the_cap_holds_between_two_looks(home: Namespace) -> None:
+def test_the_cap_holds_between_two_looks(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process opened since the leader's last look counts as well."""
+    monkeypatch.setattr(spool, "_PUBLISHED_FOR", 1e9)
     capped = Spool(home.state.spool, 1 << 20, lambda: 0)
     append_until_refused(capped, b"x" * 1000)
     assert held_bytes(home) <= (1 << 20) + 4 * KIB
@@ -142,8 +143,9 @@ def test_two_threads_at_the_cap_do_not_both_find_room(home: Namespace, monkeypat
     assert held_bytes(home) == 64 * KIB + 4 * KIB  # the events' and that which counts the refusal
 
 
-def test_after_a_refusal_the_disk_has_a_moment_of_peace(home: Namespace) -> None:
+def test_after_a_refusal_the_disk_has_a_moment_of_peace(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a refusal is fresh, the next ones do not look at the disk."""
+    monkeypatch.setattr(spool, "_RETRY_AFTER", 1e9)
     looks = []
     capped = Spool(home.state.spool, 0, lambda: looks.append(1) or 0)
     for _ in range(100):

@@ -108,7 +108,7 @@ assert threads_of_ours() == [], threads_of_ours()
 worker.id = 1
 {call}
 assert threads_of_ours() == ["hypotest-campaign"], threads_of_ours()
-until(lambda: hypotest.status().is_leader, "leads", 2)
+until(lambda: hypotest.status().is_leader, "leads")
 assert hypotest.flush(10)
 """
     assert COMPLAINT not in run(source, sdk_env(server, tmp_path / "state"), first=UWSGI)
@@ -122,7 +122,7 @@ def test_a_process_beside_the_workers_may_lead(server: ServerProcess, tmp_path: 
 worker.id = 0
 sys.modules["uwsgi"].{who} = lambda: 1
 keep("event")
-until(lambda: hypotest.status().is_leader, "leads", 2)
+until(lambda: hypotest.status().is_leader, "leads")
 assert hypotest.flush(10)
 """
     run(source, sdk_env(server, tmp_path / "state"), first=UWSGI)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
+from hypotest import transport
 from hypotest.config import Config
 from hypotest.errors import TimedOut, TransportError
 from hypotest.transport import HttpTransport
@@ -23,8 +24,13 @@ from tests.http_host import TOKEN, Exchange, HttpHost, fails
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
+def client_of(url: str, **more: object) -> HttpTransport:
+    return HttpTransport(Config(token=TOKEN, server_url=url, **more))
+
+
 def brief(url: str, **more: object) -> HttpTransport:
-    return HttpTransport(Config(token=TOKEN, server_url=url, connection_timeout=0.05, **more))  # type: ignore[arg-type]
+    """For what must fail, by whatever comes first."""
+    return client_of(url, connection_timeout=0.05, **more)
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -40,7 +46,7 @@ DRIPS = {
 
 
 @pytest.mark.parametrize("part", DRIPS)
-def test_a_slow_drip(host: HttpHost, part: str) -> None:
+def test_a_slow_drip(host: HttpHost, client: HttpTransport, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     """A server that sends a byte now and then, in whichever part of its answer, cannot hold the leader for ever."""
     begin, more = DRIPS[part]
 
@@ -53,8 +59,9 @@ def test_a_slow_drip(host: HttpHost, part: str) -> None:
         exchange.hang_up()
 
     host.answer = drip
-    assert "drips" in str(fails(brief(host.url), TimedOut))
-    assert "drips" in str(fails(brief(host.url), TimedOut, send=False))
+    monkeypatch.setattr(transport, "_WHOLE_FACTOR", 0.05)
+    assert "drips" in str(fails(client, TimedOut))
+    assert "drips" in str(fails(client, TimedOut, send=False))
 
 
 def test_no_answer_at_all(host: HttpHost) -> None:
@@ -87,10 +94,9 @@ def test_an_error_of_the_hosts_is_neither_told_nor_touched(send: bool) -> None:
 
 def test_nobody_there() -> None:
     """A refused connection, a name that does not resolve, and a server that hangs up are each one short line."""
-    with socket.socket() as unused:
+    with socket.socket() as unused:  # held, and nobody listens
         unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    assert "refused" in str(fails(brief(f"http://127.0.0.1:{port}")))
+        assert "refused" in str(fails(client_of(f"http://127.0.0.1:{unused.getsockname()[1]}")))
     fails(brief("https://no-such-host.invalid"))
     with HttpHost(lambda exchange: exchange.hang_up()) as rude:
         fails(brief(rude.url))
@@ -162,7 +168,7 @@ def test_no_plain_http_to_others(url: str) -> None:
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
 def test_plain_http_to_loopback(host: HttpHost, name: str) -> None:
     """To loopback, by name or address, it may."""
-    brief(host.url.replace("127.0.0.1", name)).send_events(b"{}", "k")
+    client_of(host.url.replace("127.0.0.1", name)).send_events(b"{}", "k")
     assert len(host.asked) == 1
 
 
@@ -181,13 +187,13 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpHost]:
 
 def test_loopback_does_not_go_through_a_proxy(host: HttpHost, proxy: HttpHost) -> None:
     """Plain HTTP to loopback goes there, not with its token over the network to a proxy."""
-    brief(host.url).send_events(b"{}", "k")
+    client_of(host.url).send_events(b"{}", "k")
     assert (len(host.asked), proxy.asked) == (1, [])
 
 
 def test_a_proxy_of_the_environment_is_used(proxy: HttpHost) -> None:
     """Other hosts are reached through the proxy, whose password is in no message."""
-    brief("http://hypotest.example", allow_http=True).send_events(b"{}", "k")
+    client_of("http://hypotest.example", allow_http=True).send_events(b"{}", "k")
     assert proxy.asked[0].path == "http://hypotest.example/v1/events"
     proxy.answer = lambda exchange: exchange.hang_up()
     for url in ("https://hypotest.example", "http://hypotest.example"):
@@ -201,7 +207,7 @@ def test_netrc_does_not_replace_the_token(proxy: HttpHost, tmp_path: Path, monke
     netrc.chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(netrc))
-    brief("http://hypotest.example", allow_http=True).send_events(b"{}", "k")
+    client_of("http://hypotest.example", allow_http=True).send_events(b"{}", "k")
     assert proxy.asked[0].headers["Authorization"] == f"Bearer {TOKEN}"
 
 
@@ -228,17 +234,16 @@ def test_a_server_that_quotes_the_token_encoded(host: HttpHost, encode: Callable
 
 def test_a_traceback_with_locals_has_no_token(host: HttpHost) -> None:
     """A reporter of errors that shows local variables finds no token in those of our errors."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
     host.answer = lambda exchange: exchange.reply(500)
-    for url in (nobody, host.url):
-        client = brief(url)
-        for call in (lambda client=client: client.fetch_settings(None), lambda c=client: c.send_events(b"{}", "k")):
-            with pytest.raises(TransportError) as caught:
-                call()
-            shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
-            assert TOKEN not in "".join(shown.format())
+    with socket.socket() as unused:  # held, and nobody listens
+        unused.bind(("127.0.0.1", 0))
+        for url in (f"http://127.0.0.1:{unused.getsockname()[1]}", host.url):
+            client = client_of(url)
+            for call in (lambda client=client: client.fetch_settings(None), lambda c=client: c.send_events(b"{}", "k")):
+                with pytest.raises(TransportError) as caught:
+                    call()
+                shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+                assert TOKEN not in "".join(shown.format())
 
 
 def test_no_cookie_is_kept(host: HttpHost, client: HttpTransport) -> None:

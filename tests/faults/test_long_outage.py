@@ -216,11 +216,13 @@ class Fleet:
             config = Config(token="token", server_url=self._server.url)
             self.pages.append(page)
             self._leaders.append(Leadership(Post(config, state, page, Instance(), _no_thread)))
+            self._leaders[-1].begin()
 
     def stop(self) -> None:
         """All hosts stop."""
         for leader in self._leaders:
             leader.end()
+            leader.dismiss()
         self._leaders, self.pages = [], []
 
     def run(self, seconds: float) -> None:
