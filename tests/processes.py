@@ -38,8 +38,14 @@ def join(*pids):
         assert os.waitpid(pid, 0)[1] == 0, f"child {pid} failed"
 
 def raw_fork():
-    # As uWSGI forks: the interpreter is not told. PyDLL keeps the GIL, which the child inherits held.
-    return ctypes.PyDLL(None).fork()
+    # As uWSGI forks: the interpreter is not told. PyDLL keeps the GIL, which the child inherits held. Of a thread that
+    # has asked for it the child would wait for ever that it takes it: for a moment, none asks.
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    time.sleep(0.02)
+    pid = ctypes.PyDLL(None).fork()
+    sys.setswitchinterval(usual)
+    return pid
 
 def until(condition, what, deadline=20):
     end = time.monotonic() + deadline
@@ -122,7 +128,7 @@ class Script:
         def found() -> str | None:
             line = next((line for line in self.lines if line.startswith(word)), None)
             if line is None and self.process.poll() is not None:
-                self._reader.join(1)
+                self._reader.join(DEADLINE)
                 line = next((line for line in self.lines if line.startswith(word)), None)
                 assert line is not None, f"ended without {word!r}: {self.output()}"
             return line
@@ -142,7 +148,7 @@ class Script:
             status = self.process.wait(deadline)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"hangs after: {self.output()}") from None
-        self._reader.join(1)
+        self._reader.join(DEADLINE)
         output = self.output()
         assert status == 0, f"exit status {status}, and at last: {output[-2000:]}\n-- all of it: {output}"
         return output

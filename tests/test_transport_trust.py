@@ -82,7 +82,7 @@ def test_an_error_of_the_hosts_is_neither_told_nor_touched(send: bool) -> None:
         try:
             order("4111")
         except KeyError:
-            told.append(str(fails(brief(url), send=send)))
+            told.append(str(fails(client_of(url), send=send)))
             raise
 
     with HttpHost(lambda exchange: exchange.hang_up()) as rude, pytest.raises(KeyError) as caught:
@@ -97,14 +97,14 @@ def test_nobody_there() -> None:
     with socket.socket() as unused:  # held, and nobody listens
         unused.bind(("127.0.0.1", 0))
         assert "refused" in str(fails(client_of(f"http://127.0.0.1:{unused.getsockname()[1]}")))
-    fails(brief("https://no-such-host.invalid"))
+    fails(client_of("https://no-such-host.invalid"))
     with HttpHost(lambda exchange: exchange.hang_up()) as rude:
-        fails(brief(rude.url))
+        fails(client_of(rude.url))
 
 
 def test_no_tls_there(host: HttpHost) -> None:
     """A server that does not speak TLS is no server."""
-    fails(brief(host.url.replace("http:", "https:")))
+    fails(client_of(host.url.replace("http:", "https:")))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_proxy_of_the_environment_is_used(proxy: HttpHost) -> None:
     assert proxy.asked[0].path == "http://hypotest.example/v1/events"
     proxy.answer = lambda exchange: exchange.hang_up()
     for url in ("https://hypotest.example", "http://hypotest.example"):
-        assert "passw0rd" not in str(fails(brief(url, allow_http=True)))
+        assert "passw0rd" not in str(fails(client_of(url, allow_http=True)))
 
 
 def test_netrc_does_not_replace_the_token(proxy: HttpHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ from hypotest.survey import survey
 from tests.namespace import Namespace, drain
 
 _MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
-HANGS_AFTER = 5
+HANGS_AFTER = 30
 SEED = 4
 INSTANCE = bytes(range(16))
 EVENTS, SETTLED, REFUSED = 12, 4, 3

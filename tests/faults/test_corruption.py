@@ -30,7 +30,7 @@ STRIDE = 7
 NOT_FILES = pytest.mark.parametrize("what", ["directory", "fifo", "symlink", "socket"])
 CORRUPT = accounts.drop_slot("corrupt")
 FRAME = 32
-PATIENCE = 60
+PATIENCE = 600
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def host() -> Iterator[HttpHost]:
 def output_of(source: str, env: dict[str, str]) -> bytes:
     """What a script writes, as it is: text would take a carriage return for the end of a line."""
     done = subprocess.run(
-        [sys.executable, "-c", PRELUDE + source], env=env, capture_output=True, timeout=90, check=False
+        [sys.executable, "-c", PRELUDE + source], env=env, capture_output=True, timeout=300, check=False
     )
     assert done.returncode == 0, done
     assert done.stderr == b""
@@ -110,6 +110,7 @@ for thing in (nasty, "x" * 10**6, "%s" * 1000, "\\0", nasty.encode("utf-8", "sur
 hypotest.kpi_event("refused", user_id="u")
 hypotest.flush(1)
 until(lambda: hypotest.status().last_error, "trouble")
+until(lambda: hypotest.status().is_leader and hypotest.status().polls > 1, "its settings are looked at")
 hypotest.flush(nasty)
 hypotest.wait_until_ready(nasty)
 """

@@ -152,7 +152,7 @@ assert hypotest.flush(20), hypotest.status()
         authority.expired(context)
 
     with serving(expired, lambda exchange: exchange.reply(body=SETTINGS)) as host:
-        env = sdk_env(None, tmp_path / "state", token=TOKEN, server_url=url_of(host))
+        env = sdk_env(None, tmp_path / "state", token=TOKEN, server_url=url_of(host), connection_timeout=30)
         with Script(source, env) as script:
             assert "certificate has expired" in script.wait_for("error")
             assert host.asked == []

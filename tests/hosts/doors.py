@@ -43,8 +43,12 @@ class Answer(NamedTuple):
 class Door(Protocol):
     """Asks for one piece of work; may be used by several threads."""
 
-    def ask(self, name: str) -> Answer:
+    def ask(self, name: str, patience: float | None = None) -> Answer:
         """Returns the answer.
+
+        Args:
+            name: of the work.
+            patience: seconds, or as many as this door usually waits.
 
         Raises:
             Unanswered: there is none.
@@ -60,11 +64,11 @@ class HttpDoor:
     def __init__(self, path: Path) -> None:
         self._path = str(path)
 
-    def ask(self, name: str) -> Answer:
-        connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
+    def ask(self, name: str, patience: float | None = None) -> Answer:
+        connection = http.client.HTTPConnection("localhost", timeout=patience or PATIENCE)
         with contextlib.closing(connection), socket.socket(socket.AF_UNIX) as connected:
             try:
-                connected.settimeout(PATIENCE)
+                connected.settimeout(patience or PATIENCE)
                 connected.connect(self._path)
                 connection.sock = connected
                 connection.request("GET", f"/?{name}", headers={"Connection": "close"})
@@ -102,7 +106,7 @@ class LineDoor:
         with self._writing:
             self._lines = lines
 
-    def ask(self, name: str) -> Answer:
+    def ask(self, name: str, patience: float | None = None) -> Answer:
         done, answers = self._waiting.setdefault(name, (threading.Event(), []))
         try:
             with self._writing:
@@ -110,8 +114,8 @@ class LineDoor:
                     raise Unanswered("nobody listens yet")
                 self._lines.write(name.encode() + b"\n")
                 self._lines.flush()
-            if not done.wait(self._patience):
-                raise Unanswered(f"nothing for {self._patience} s")
+            if not done.wait(patience or self._patience):
+                raise Unanswered(f"nothing for {patience or self._patience} s")
             return answers[0]
         except (OSError, ValueError) as error:
             raise Unanswered(repr(error)) from error

@@ -29,7 +29,8 @@ class Uvicorn(Asgi):
 
     def command(self, site: Site) -> Sequence[str]:
         common = ("--uds", str(site.socket), "--no-access-log", "--timeout-graceful-shutdown", "5")
-        return ["uvicorn", *common, *self.options, APPLICATION]
+        patient = ("--timeout-worker-healthcheck", "60")  # a worker that is not ready by then ends a restart for good
+        return ["uvicorn", *common, *patient, *self.options, APPLICATION]
 
 
 class UvicornWorker(Asgi):

@@ -24,7 +24,7 @@ from tests.server_process import ServerProcess, wait_for
 
 INTERVAL = 0.5
 """Seconds between two polls of the settings."""
-_SETTLED = 1.0
+_SETTLED = 3.0
 """Seconds without a change: celery looks for what it has to replace each 0.8 s."""
 
 
@@ -55,7 +55,7 @@ class Host:
     stops_at_rest = False
     mortal = False
     orphans = False
-    grace = 10.0
+    grace = 40.0
     usual = r"(?!)"
 
     def __init__(

@@ -51,13 +51,13 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def ask(self, name: str) -> Answer:
-        """Asks once; `name` is followed by a number. Raises Unanswered."""
+    def ask(self, name: str, patience: float | None = None) -> Answer:
+        """Asks once; `name` is followed by a number. Raises Unanswered, after `patience` seconds or the door's own."""
         name = f"{name}-{next(self._numbers)}"
         self.asked.add(name)
         self.ledger.send(name)
         try:
-            answer = self.door.ask(name)
+            answer = self.door.ask(name, patience)
         except Unanswered as error:
             self.unanswered += 1
             self.trouble = str(error)

@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from hypotest.control import GENERATION
 from hypotest.demo.ledger import stored_events
 from tests.hosts import rows
 from tests.hosts.doors import Unanswered
@@ -19,8 +20,8 @@ from tests.hosts.work import EVENTS
 from tests.server_process import ServerProcess, wait_for
 
 _ENDED = ("SystemExit", "SystemExit: 0", "SystemExit: 1")
-LATEST = INTERVAL + 1.0
-"""Seconds after which every answer must know a change."""
+LATEST = INTERVAL + 15.0
+"""Seconds after which a change must be in force; from then on every answer knows it."""
 
 
 def versions(number: int) -> dict[str, Any]:
@@ -93,11 +94,15 @@ class Proof:
     def change(self) -> None:
         """Changes the settings; returns when every worker has answered with the new ones."""
         self._version += 1
+        words = self.site.page().words
+        before = words[GENERATION]
         self.site.server.set_experiments(versions(self._version))
         changed = time.monotonic()
-        self._changes.append((self._version, changed))
+        wait_for(lambda: words[GENERATION] > before, "the change is in force", LATEST)
+        in_force = time.monotonic()
+        self._changes.append((self._version, in_force))
         wait_for(
-            lambda: len(self.load.workers(since=changed, version=self._version)) >= self.host.workers,
+            lambda: len(self.load.workers(since=in_force, version=self._version)) >= self.host.workers,
             f"all workers answer with version {self._version}; last trouble: {self.load.trouble}",
         )
         older = self.load.older(self._version, since=changed)
@@ -123,7 +128,7 @@ class Proof:
         self._send_parts(stored)
         verdict = self.load.ledger.compare(stored)
         polls, leaders = self.site.server.polls(), status["leaders"]
-        stale = [answer for number, at in self._changes for answer in self.load.older(number, since=at + LATEST)]
+        stale = [answer for number, at in self._changes for answer in self.load.older(number, since=at)]
         self.row |= {
             "answered": len(self.load.answers),
             "unanswered": self.load.unanswered,

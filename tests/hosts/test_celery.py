@@ -29,7 +29,7 @@ def kill_the_main(proof: Proof) -> None:
     children = set(proof.site.processes()) - {proof.site.process.pid}
     proof.site.process.kill()
     proof.site.process.wait()
-    wait_for(lambda: not children & set(proof.site.processes()), "the children end with their parent", 2)
+    wait_for(lambda: not children & set(proof.site.processes()), "the children end with their parent")
     epoch, killed = words[EPOCH], time.monotonic()
     proof.start()
     wait_for(lambda: words[EPOCH] > epoch, "another leader")
@@ -46,7 +46,7 @@ def redeliver(proof: Proof) -> None:
 def _answered(proof: Proof, name: str) -> int:
     """Asks; tells how much work was done by the answer, 0 if there is none."""
     try:
-        return len(proof.load.ask(name).done)
+        return len(proof.load.ask(name, patience=60).done)
     except Unanswered:
         return 0
 

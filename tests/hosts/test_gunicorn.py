@@ -20,7 +20,8 @@ HANG = hang("hang", "WORKER TIMEOUT")
 STUCK = hang("stuck", "was sent SIGKILL")
 QUIT: dict[str, Any] = {"stop_signal": signal.SIGQUIT, "usual": "Error handling request|Traceback"}  # it ends requests
 # gunicorn itself hangs, in 9 of 150 quick stops under load without us, if the signal comes while a gthread worker hands
-# a request to its threads: the handler takes the lock of the pool once more, for ever.
+# a request to its threads: the handler takes the lock of the pool once more, for ever. And a worker that is still
+# booting, as one of those that come and go may be, never hears of a stop.
 AT_REST: dict[str, Any] = {"stops_at_rest": True}
 
 MODES = [
@@ -33,16 +34,20 @@ MODES = [
     Gunicorn("gevent", *GEVENT, trials=KILL),
     Gunicorn("gevent, preloaded", *GEVENT, "--preload", trials=KILL),
     Gunicorn("gevent, preloaded, SDK used in the master", *GEVENT, "--preload", early=True, trials=KILL),
-    Gunicorn("sync, max_requests", "--max-requests", "200", trials=(recycle, kill_the_leader)),
-    Gunicorn("gthread, preloaded, max_requests", *GTHREAD, "--preload", "--max-requests", "200", trials=(recycle,)),
-    Gunicorn("gevent, max_requests", *GEVENT, "--max-requests", "200", trials=(recycle,)),
+    Gunicorn("sync, max_requests", "--max-requests", "200", trials=(recycle, kill_the_leader), **AT_REST),
+    Gunicorn(
+        "gthread, preloaded, max_requests", *GTHREAD, "--preload", "--max-requests", "200", trials=(recycle,), **AT_REST
+    ),
+    Gunicorn("gevent, max_requests", *GEVENT, "--max-requests", "200", trials=(recycle,), **AT_REST),
     Gunicorn("sync, worker timeout by SIGABRT", "--timeout", "2", trials=(HANG, kill_the_leader)),
     Gunicorn("sync, worker timeout by SIGKILL", "--timeout", "2", trials=(STUCK,)),
     Gunicorn("sync, reload by SIGHUP", trials=(reload_by(signal.SIGHUP), kill_the_leader)),
     Gunicorn("gthread, preloaded, reload by SIGHUP", *GTHREAD, "--preload", trials=(reload_by(signal.SIGHUP),)),
     Gunicorn("sync, stop by SIGQUIT", trials=KILL, **QUIT),
     Gunicorn("gthread, stop by SIGQUIT", *GTHREAD, trials=KILL, **QUIT, **AT_REST),
-    Gunicorn("sync, hypotest.integrations", *HOOKS, "--max-requests", "200", trials=(recycle, kill_the_leader)),
+    Gunicorn(
+        "sync, hypotest.integrations", *HOOKS, "--max-requests", "200", trials=(recycle, kill_the_leader), **AT_REST
+    ),
     Gunicorn("gthread, preloaded, hypotest.integrations", *HOOKS, *GTHREAD, "--preload", trials=KILL),
     Gunicorn("gevent, hypotest.integrations", *HOOKS, *GEVENT, trials=KILL),
 ]

@@ -101,7 +101,7 @@ def _expect_another(proof: Proof, leader: int, epoch: int) -> None:
 def recycle(proof: Proof) -> None:
     """Waits until the host has replaced its workers more than once."""
     enough = len(proof.load.workers()) + 2 * proof.host.workers
-    wait_for(lambda: len(proof.load.workers()) >= enough, "workers come and go", 40)
+    wait_for(lambda: len(proof.load.workers()) >= enough, "workers come and go", 300)
 
 
 def reload_by(number: int) -> Callable[[Proof], None]:
