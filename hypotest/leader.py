@@ -154,6 +154,7 @@ class Campaign:
                 return
         except Exception as error:  # noqa: BLE001 - a lock or an import that fails: back off, and let others try
             self.step_down()
+            self._dismiss()
             self._lock.release()
             log.limited(
                 log.ERROR, "election", "this process cannot lead: %s", log.shown(error), turn=self._post.page.turn

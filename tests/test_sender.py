@@ -117,6 +117,20 @@ def test_a_batch_is_bounded(home: Namespace, host: Picky) -> None:
     assert len(host.taken) == len(set(host.ids())) == MAX_EVENTS + 21
 
 
+def test_a_leader_has_signed_on_when_its_loops_start(home: Namespace) -> None:
+    """Who sees settings arrive, or events leave, finds in the status who does it, and how."""
+    seen = []
+
+    def start(name: str, _run: object) -> None:
+        seen.append((name, home.page.words[control.LEADER_PID], home.page.text(control.LEADER_CONFIG)[:1]))
+
+    leadership = Leadership(Post(Config(token="token"), home.state, home.page, home.spool.instance, start))
+    assert seen == []
+    leadership.begin()
+    assert seen == [(name, os.getpid(), "{") for name in ("poller", "sender")]
+    leadership.end()
+
+
 def test_a_round_takes_what_was_there_and_not_what_comes_meanwhile(home: Namespace, host: Picky) -> None:
     """A host that makes events all the time sends them in a few large requests: else each would hold the last few."""
 
@@ -134,6 +148,7 @@ def test_a_round_takes_what_was_there_and_not_what_comes_meanwhile(home: Namespa
     leadership.begin()
     leadership.work()
     leadership.end()
+    leadership.dismiss()
     posts = [len(json.loads(asked.body)["events"]) for asked in host.asked if asked.method == "POST"]
     assert posts[:2] == [MAX_EVENTS, MAX_EVENTS]
     assert len(posts) == 3
@@ -330,6 +345,7 @@ def test_an_outage_that_changes_its_cause_is_news(
         host.answer = lambda exchange, status=status, headers=headers: exchange.reply(status, b"{}", **headers)
         leadership._send()
     leadership.end()
+    leadership.dismiss()
     told = [record.getMessage() for record in caplog.records if "does not serve" in record.getMessage()]
     assert [re.search(r"HTTP (\d+)", line)[1] for line in told] == ["500", "401", "429"]
     assert "next try" not in told[0]
