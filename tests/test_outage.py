@@ -213,9 +213,9 @@ until(lambda: not hypotest.status().last_error, "no trouble any more")
     expect_each_once(server, "kept")
 
 
-def test_trouble_ends_with_the_outage(server: ServerProcess, tmp_path: Path) -> None:
-    """The first batch that is acknowledged again clears the last error, whatever the pull interval."""
-    source = f"""
+def through_an_outage(server: ServerProcess, tmp_path: Path, first: str = "") -> str:
+    """What a process prints that sees the server stop and go on; `first` runs in it before."""
+    source = f"""{first}
 assert hypotest.wait_until_ready(10)
 os.kill({server.pid}, signal.SIGSTOP)
 keep("kept")
@@ -223,13 +223,20 @@ until(lambda: hypotest.status().last_error, "an error")
 os.kill({server.pid}, signal.SIGCONT)
 until(lambda: not hypotest.status().last_error, "no error any more")
 """
-    env = sdk_env(server, tmp_path / "state", connection_timeout=0.1, pull_interval=3600)
-    assert "serves again" in run(source, env)
+    return run(source, sdk_env(server, tmp_path / "state", connection_timeout=0.1, pull_interval=3600))
+
+
+def test_trouble_ends_with_the_outage(server: ServerProcess, tmp_path: Path) -> None:
+    """The first batch that is acknowledged again clears the last error, whatever the pull interval."""
+    assert "serves again" in through_an_outage(server, tmp_path)
 
 
 def test_what_the_status_shows_is_in_the_log(server: ServerProcess, tmp_path: Path) -> None:
     """The line about trouble, or its end, comes before the status tells of it: who looks there finds it in the log."""
-    source = f"""
+    output = through_an_outage(
+        server,
+        tmp_path,
+        """
 import logging
 class Handler(logging.Handler):
     def emit(self, record):
@@ -237,14 +244,8 @@ class Handler(logging.Handler):
 logger = logging.getLogger("hypotest")
 logger.addHandler(Handler())
 logger.setLevel("INFO")
-assert hypotest.wait_until_ready(10)
-os.kill({server.pid}, signal.SIGSTOP)
-keep("kept")
-until(lambda: hypotest.status().last_error, "an error")
-os.kill({server.pid}, signal.SIGCONT)
-until(lambda: not hypotest.status().last_error, "no error any more")
-"""
-    output = run(source, sdk_env(server, tmp_path / "state", connection_timeout=0.1, pull_interval=3600))
+""",
+    )
     logged = [line for line in output.splitlines() if line.startswith("logged")]
     shown = {what: line.split()[1] for line in logged for what in ("does not serve", "serves again") if what in line}
     assert shown["does not serve"] == "''"

@@ -117,6 +117,18 @@ def test_a_batch_is_bounded(home: Namespace, host: Picky) -> None:
     assert len(host.taken) == len(set(host.ids())) == MAX_EVENTS + 21
 
 
+def without_threads(home: Namespace, url: str) -> Leadership:
+    """A leadership that has begun, of which the test makes the steps."""
+
+    def no_thread(_name: str, _run: object) -> None:
+        raise RuntimeError("the test makes the steps")
+
+    config = Config(token="token", server_url=url)
+    leadership = Leadership(Post(config, home.state, home.page, home.spool.instance, no_thread))
+    leadership.begin()
+    return leadership
+
+
 def test_a_leader_has_signed_on_when_its_loops_start(home: Namespace) -> None:
     """Who sees settings arrive, or events leave, finds in the status who does it, and how."""
     seen = []
@@ -138,14 +150,9 @@ def test_a_round_takes_what_was_there_and_not_what_comes_meanwhile(home: Namespa
         append(home, len(host.asked))
         host.judge(exchange)
 
-    def no_thread(_name: str, _run: object) -> None:
-        raise RuntimeError("the test makes the steps")
-
     append(home, *range(2 * MAX_EVENTS + 10))
     host.answer = one_more
-    config = Config(token="token", server_url=host.url)
-    leadership = Leadership(Post(config, home.state, home.page, home.spool.instance, no_thread))
-    leadership.begin()
+    leadership = without_threads(home, host.url)
     leadership.work()
     leadership.end()
     leadership.dismiss()
@@ -332,15 +339,10 @@ def test_an_outage_that_changes_its_cause_is_news(
 ) -> None:
     """Each cause is said at once, and when it is tried next where that is not soon; the same one is not repeated."""
 
-    def no_thread(_name: str, _run: object) -> None:
-        raise RuntimeError("the test makes the steps")
-
     log._last.clear()
     answers = [(500, {}), (500, {}), (401, {}), (429, {"Retry-After": "3000"})]
     append(home, 1)
-    config = Config(token="token", server_url=host.url)
-    leadership = Leadership(Post(config, home.state, home.page, home.spool.instance, no_thread))
-    leadership.begin()
+    leadership = without_threads(home, host.url)
     for status, headers in answers:
         host.answer = lambda exchange, status=status, headers=headers: exchange.reply(status, b"{}", **headers)
         leadership._send()

@@ -46,18 +46,17 @@ class Application:
         self._host = host
         self._script = script
         self._numbers = count()
-        self._polled = -1
         self.reported: dict[str, str | None] = {}
 
     def serve(self, body: bytes, **headers: str) -> None:
         """Has the server give these settings from now on; returns when a poll has ended that got them."""
-        etag, polls = f'"{zlib.crc32(body)}"', count(1)  # of these settings: one before may be under way
-        self._polled = 0
+        etag = f'"{zlib.crc32(body)}"'
+        polled = 0  # for these settings: a poll for those before may be under way
 
         def answer(exchange: Exchange) -> None:
+            nonlocal polled
             if exchange.command == "GET":
-                polled = next(polls)
-                self._polled = max(self._polled, polled) if self._host.answer is answer else self._polled
+                polled += 1
                 known = exchange.headers.get("If-None-Match") == etag
                 exchange.reply(304 if known else 200, b"" if known else body, ETag=etag, **headers)
                 return
@@ -66,7 +65,7 @@ class Application:
             exchange.reply()
 
         self._host.answer = answer
-        wait_for(lambda: self._polled >= 2, "two polls", 300)
+        wait_for(lambda: polled >= 2, "two polls", 300)
 
     def ask(self, *names: str) -> tuple[list[str], int, str]:
         """The variants that calls get, the generation of the settings, and the leader's last trouble."""

@@ -65,10 +65,11 @@ class HttpDoor:
         self._path = str(path)
 
     def ask(self, name: str, patience: float | None = None) -> Answer:
-        connection = http.client.HTTPConnection("localhost", timeout=patience or PATIENCE)
+        patience = patience or PATIENCE
+        connection = http.client.HTTPConnection("localhost", timeout=patience)
         with contextlib.closing(connection), socket.socket(socket.AF_UNIX) as connected:
             try:
-                connected.settimeout(patience or PATIENCE)
+                connected.settimeout(patience)
                 connected.connect(self._path)
                 connection.sock = connected
                 connection.request("GET", f"/?{name}", headers={"Connection": "close"})
@@ -107,6 +108,7 @@ class LineDoor:
             self._lines = lines
 
     def ask(self, name: str, patience: float | None = None) -> Answer:
+        patience = patience or self._patience
         done, answers = self._waiting.setdefault(name, (threading.Event(), []))
         try:
             with self._writing:
@@ -114,8 +116,8 @@ class LineDoor:
                     raise Unanswered("nobody listens yet")
                 self._lines.write(name.encode() + b"\n")
                 self._lines.flush()
-            if not done.wait(patience or self._patience):
-                raise Unanswered(f"nothing for {patience or self._patience} s")
+            if not done.wait(patience):
+                raise Unanswered(f"nothing for {patience} s")
             return answers[0]
         except (OSError, ValueError) as error:
             raise Unanswered(repr(error)) from error
