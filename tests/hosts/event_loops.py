@@ -21,15 +21,20 @@ class Asgi(Host):
 
 
 class Uvicorn(Asgi):
-    """uvicorn, whose workers are spawned; its main process starts those anew that end."""
+    """uvicorn, whose workers are spawned; its main process starts those anew that end.
+
+    One that is killed while the main process asks whether it is well is missed when the time for the answer is over.
+    """
 
     name = "uvicorn"
     packages = ("uvicorn",)
+    unnoticed = 30.0
     statuses = (0, -signal.SIGTERM)  # a single process ends by the signal itself, afterwards
 
     def command(self, site: Site) -> Sequence[str]:
         common = ("--uds", str(site.socket), "--no-access-log", "--timeout-graceful-shutdown", "5")
-        patient = ("--timeout-worker-healthcheck", "60")  # a worker that is not ready by then ends a restart for good
+        # Not its default of 5 s: a worker that is not ready by then ends a restart for good.
+        patient = ("--timeout-worker-healthcheck", f"{self.unnoticed:.0f}")
         return ["uvicorn", *common, *patient, *self.options, APPLICATION]
 
 

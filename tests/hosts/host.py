@@ -43,6 +43,7 @@ class Host:
         stop_group: whether each process is told, for hosts whose processes do not tell one another.
         stops_at_rest: whether the load ends before the stop, for hosts that hang if it comes at a bad moment.
         grace: seconds that an orderly stop may take by the host's own settings.
+        unnoticed: seconds for which the host itself may not see that a worker of it was killed.
         usual: a regular expression of what the host itself prints at an orderly stop and sounds like a complaint.
     """
 
@@ -56,6 +57,7 @@ class Host:
     mortal = False
     orphans = False
     grace = 40.0
+    unnoticed = 0.0
     usual = r"(?!)"
 
     def __init__(

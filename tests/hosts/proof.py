@@ -17,7 +17,7 @@ from tests.hosts.doors import Unanswered
 from tests.hosts.host import INTERVAL, Host, Site
 from tests.hosts.load import Load
 from tests.hosts.work import EVENTS
-from tests.server_process import ServerProcess, wait_for
+from tests.server_process import DEADLINE, ServerProcess, wait_for
 
 _ENDED = ("SystemExit", "SystemExit: 0", "SystemExit: 1")
 LATEST = INTERVAL + 15.0
@@ -57,6 +57,7 @@ class Proof:
     Attributes:
         host, site: the host and its place. load: the one who asks.
         row: what was measured, by column of the table.
+        patience: seconds for what needs a worker in place of one that has ended.
     """
 
     def __init__(self, host: Host, site: Site) -> None:
@@ -64,6 +65,7 @@ class Proof:
         self.site = site
         self.load = Load(host.door(site), host.threads)
         self.row: dict[str, Any] = {"host": host.name, "mode": host.mode}
+        self.patience = DEADLINE + host.unnoticed
         self._version = 1
         self._changes: list[tuple[int, float]] = []
         self._began = time.monotonic()
@@ -98,12 +100,13 @@ class Proof:
         before = words[GENERATION]
         self.site.server.set_experiments(versions(self._version))
         changed = time.monotonic()
-        wait_for(lambda: words[GENERATION] > before, "the change is in force", LATEST)
+        wait_for(lambda: words[GENERATION] > before, "the change is in force", LATEST + self.host.unnoticed)
         in_force = time.monotonic()
         self._changes.append((self._version, in_force))
         wait_for(
             lambda: len(self.load.workers(since=in_force, version=self._version)) >= self.host.workers,
             f"all workers answer with version {self._version}; last trouble: {self.load.trouble}",
+            self.patience,
         )
         older = self.load.older(self._version, since=changed)
         fresh = max((answer.begin - changed for answer in older), default=0.0)

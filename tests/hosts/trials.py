@@ -22,7 +22,9 @@ def kill_the_leader(proof: Proof) -> None:
     Of a lone host with several processes another one takes over, and then its operator starts all of it again.
     """
     words = proof.site.page().words
-    leader, epoch = wait_for(lambda: _kill(proof, words[LEADER_PID], words[EPOCH]), "somebody leads, and is killed")
+    leader, epoch = wait_for(
+        lambda: _kill(proof, words[LEADER_PID], words[EPOCH]), "somebody leads, and is killed", proof.patience
+    )
     _expect_another(proof, leader, epoch)
 
 
@@ -86,7 +88,7 @@ def _expect_another(proof: Proof, leader: int, epoch: int) -> None:
             proof.site.end_what_is_left()
         proof.start()
     started = time.monotonic()
-    wait_for(lambda: words[EPOCH] > epoch, "another leader")
+    wait_for(lambda: words[EPOCH] > epoch, "another leader", proof.patience)
     proof.row["takeover"] = max(time.monotonic() - killed, proof.row.get("takeover", 0.0))
     if several:
         proof.site.end_what_is_left()
