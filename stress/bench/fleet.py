@@ -22,8 +22,9 @@ from hypotest.control import GENERATION, ControlPage, open_existing
 from stress.bench.accepting import BURST, SECONDS, at_rates, in_a_burst
 from stress.bench.formats import VARIANTS
 from stress.bench.memory import OURS, Load, Start, loads, memory_of
+from stress.bench.pages import copying
 from stress.bench.peers import PEERS, missing
-from stress.bench.row import Row, at_most
+from stress.bench.row import Bar, Row, at_most, in_spite_of
 from stress.bench.settings import Settings
 from stress.bench.sink import Sink
 from stress.bench.workers import Workers
@@ -57,6 +58,8 @@ class Found(NamedTuple):
         start: ms from a fork to the worker's first answer, the median.
         first: us of a worker's very first call, with its exposure, the median.
         slowest: the slowest of those.
+        pages: that the kernel maps or copies during that call, in all threads, the median.
+        copying: us that it takes for as many pages in a fresh child that does nothing else.
         others: us of the first calls of ten other experiments, the median.
         slowest_other: the slowest of those.
         refreshed: us of the first call after a refresh, the median.
@@ -72,6 +75,8 @@ class Found(NamedTuple):
     start: float
     first: float
     slowest: float
+    pages: float
+    copying: float
     others: float
     slowest_other: float
     refreshed: float
@@ -98,7 +103,10 @@ class Added(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """How a field of what was found is shown: in words, its unit, a curve and a line of it, its upper bar."""
+    """How a field of what was found is shown: in words, its unit, a curve and a line of it, its upper bar.
+
+    The last one is the field that has what the machine takes by itself.
+    """
 
     field: str
     what: str
@@ -106,6 +114,7 @@ class Shown(NamedTuple):
     curve: str = ""
     line: str = ""
     bar: float | None = None
+    machine: str = ""
 
 
 class Point(NamedTuple):
@@ -123,8 +132,10 @@ _WORST = f"the worst of {_SWITCHES}"
 _VERY_FIRST = "very first call of a worker, with its exposure"
 _OTHER, _REFRESHED = "first call of another experiment", "first call after a refresh"
 _CALLS = (
-    Shown("first", _VERY_FIRST, "us", bar=1_000),
+    Shown("first", _VERY_FIRST, "us", bar=1_000, machine="copying"),
     Shown("slowest", f"{_VERY_FIRST}: the slowest", "us"),
+    Shown("pages", f"{_VERY_FIRST}: pages that the kernel maps or copies for it", "pages"),
+    Shown("copying", "as many pages copied in a fresh child that does nothing else", "us"),
     Shown("others", _OTHER, "us", _CALL, "of an experiment", 1_000),
     Shown("slowest_other", f"{_OTHER}: the slowest", "us"),
     Shown("refreshed", _REFRESHED, "us", _CALL, "after a refresh", 1_000),
@@ -197,7 +208,9 @@ def _rows(
     for one in shown:
         value, yardstick = getattr(found, one.field), getattr(base, one.field)
         ratio = value / yardstick if found is not base and yardstick else None
-        held = at_most(value, one.bar, f"<= {one.bar:,} {one.unit}") if one.bar else {}
+        held = at_most(value, one.bar, f"<= {one.bar:,} {one.unit}") if one.bar else Bar()
+        if one.bar and one.machine:
+            held = in_spite_of(held, machine=getattr(found, one.machine), limit=one.bar, unit=one.unit)
         row = Row("fleet", f"{name}: {one.what}", value, one.unit, to if ratio else "", ratio, **held)
         if one.curve:
             row = replace(row, curve=f"{one.curve} by {at.axis}", line=one.line + at.which, x=at.x)
@@ -219,6 +232,7 @@ def _fleet(experiments: int, workers: int, starts: int = 0) -> tuple[Found, Adde
         polls = _polls(settings, done)
     others = [took for worker in fleet.started for took in worker["others"]]
     first = [worker["first"] for worker in fleet.started]
+    pages = median(worker["pages"] for worker in fleet.started)
     refreshed = [told["took"] for _, each in switches for told in each]
     return Found(
         private=median(one.private for one in memory),
@@ -227,6 +241,8 @@ def _fleet(experiments: int, workers: int, starts: int = 0) -> tuple[Found, Adde
         start=median(worker["start"] for worker in fleet.started),
         first=median(first),
         slowest=max(first),
+        pages=pages,
+        copying=copying(round(pages)),
         others=median(others),
         slowest_other=max(others),
         refreshed=median(refreshed),

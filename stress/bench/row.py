@@ -16,12 +16,12 @@ class Row:
         section: the part of the benchmark that measured it.
         what: what was measured.
         value: the figure, in `unit`; None where it could not be measured.
-        unit: us, ms, s, MiB, 1/s, %, events or polls.
+        unit: us, ms, s, MiB, 1/s, %, events, polls or pages.
         to: the yardstick that `ratio` refers to, measured in the same run; "" if there is none.
         ratio: `value` divided by the yardstick's.
         bar: what has to hold, in words; "" if nothing has to.
         met: whether it does; None where there is no bar, or no yardstick to judge by.
-        machine: what the machine does to a loop that does nothing, where that is above a missed bar as well; or "".
+        machine: what the machine takes for nothing but a loop, where that is above a missed bar as well; or "".
         curve: the scaling curve that the figure is a point of; "" if none.
         line: of which line of that curve.
         x: and where on it.
@@ -85,7 +85,7 @@ def unmeasured(words: str) -> Bar:
 
 
 def in_spite_of(bar: Bar, *, machine: float | None, limit: float, unit: str) -> Bar:
-    """The same bar; a missed one says what the machine does to nothing at all, if that is above the limit too."""
+    """The same bar; a missed one says what the machine takes for nothing at all, if that is above the limit too."""
     if bar["met"] is False and machine is not None and machine > limit:
         return bar | {"machine": f"{machine:,.1f} {unit}"}
     return bar

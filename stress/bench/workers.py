@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import subprocess
 import sys
@@ -36,7 +37,8 @@ class Workers:
 
     Attributes:
         started: what each worker told first: its `pid`, `start` (ms from the fork to its first answer), `first` (us of
-            its very first call, with its exposure), and `others` (us of the first calls of ten more experiments).
+            its very first call, with its exposure), `pages` (which the kernel mapped or copied for that), and `others`
+            (us of the first calls of ten more experiments).
     """
 
     def __init__(self, count: int, env: dict[str, str]) -> None:
@@ -93,10 +95,12 @@ def _fork(stop: int, alive: int) -> None:
         return
     try:
         os.close(alive)
+        faults = _faults()
         variant, at, first = _ask(FIRST, report_event=True)
+        pages = _faults() - faults
         others = [_ask(other)[2] for other in _OTHERS]
         hypotest.kpi_event("purchase", "user-1")
-        _tell(pid=os.getpid(), start=(at - forked) / 1e6, first=first, others=others)
+        _tell(pid=os.getpid(), start=(at - forked) / 1e6, first=first, pages=pages, others=others)
         os.write(tell, b".")
         os.close(tell)
         _work(variant, stop)
@@ -113,6 +117,10 @@ def _work(variant: str, stop: int) -> None:
             time.sleep(_LATER)
             for other in _OTHERS:
                 _ask(other)
+
+
+def _faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _ask(experiment: str, *, report_event: bool = False) -> tuple[str, int, float]:
