@@ -55,6 +55,9 @@ class UvicornWorker(Asgi):
 class Hypercorn(Asgi):
     """hypercorn, whose workers are spawned. When one is killed it ends itself: an operator has to start it anew.
 
+    Unless that one held the lock of the event that says `stop`, which each looks at ten times a second: then the others
+    and the main process wait for the lock for ever, and the operator has to kill them.
+
     A connection that is accepted right at the stop is cancelled, of which Python 3.11's asyncio prints a traceback, and
     3.13's one of its transport's destructor.
     """

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
@@ -108,20 +108,27 @@ class Pool:
 
 
 class Executor:
-    """ProcessPoolExecutor, which is of no more use once a worker died: then there is a new one."""
+    """ProcessPoolExecutor, which is of no more use once a worker died: then there is a new one.
+
+    It never has more tasks than children. With more, it takes those that wait for idle children, does not replace who
+    has done enough, and stands still with none (CPython's issue 115634).
+    """
 
     def __init__(self, context: BaseContext, tasks: int | None) -> None:
         more: dict[str, Any] = {"max_tasks_per_child": tasks} if tasks else {}  # Python 3.11 and later, not with fork
         self._new = lambda: ProcessPoolExecutor(_CHILDREN, context, _reset, **more)
         self._executor = self._new()
+        self._tasks: set[Future[None]] = set()
 
     def hand(self, name: str) -> None:
+        if len(self._tasks) >= _CHILDREN:
+            self._tasks = wait(self._tasks, return_when=FIRST_COMPLETED).not_done
         try:
-            self._executor.submit(do, name)
+            self._tasks.add(self._executor.submit(do, name))
         except BrokenProcessPool:
             self._executor.shutdown()
             self._executor = self._new()
-            self._executor.submit(do, name)
+            self._tasks = {self._executor.submit(do, name)}
 
     def end(self) -> None:
         self._executor.shutdown()

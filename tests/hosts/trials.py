@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +24,10 @@ def kill_the_leader(proof: Proof) -> None:
     """
     words = proof.site.page().words
     leader, epoch = wait_for(
-        lambda: _kill(proof, words[LEADER_PID], words[EPOCH]), "somebody leads, and is killed", proof.patience
+        # The epoch first, as leaders write it: beside the next one's, the pid may still be of one that leads no more.
+        lambda: _kill(proof, epoch=words[EPOCH], leader=words[LEADER_PID]),
+        "somebody leads, and is killed",
+        proof.patience,
     )
     _expect_another(proof, leader, epoch)
 
@@ -32,7 +36,7 @@ def kill_the_leading_worker(proof: Proof) -> None:
     """The same where the leader's pid is of a namespace of its own: the one whose answers say that it leads."""
     epoch = proof.site.page().words[EPOCH]
     leaders = [answer.worker for answer in proof.load.answers if "hypotest-poller" in answer.threads]
-    assert _kill(proof, leaders[-1], epoch)
+    assert _kill(proof, epoch, leaders[-1])
     _expect_another(proof, leaders[-1], epoch)
 
 
@@ -52,7 +56,7 @@ def fall_leading(proof: Proof) -> None:
     asker.join()
 
 
-def _kill(proof: Proof, leader: int, epoch: int) -> tuple[int, int] | None:
+def _kill(proof: Proof, epoch: int, leader: int) -> tuple[int, int] | None:
     """Returns both, or nothing if there was none: one that ends by a signal's default leaves its pid for a moment."""
     if leader not in proof.site.processes():
         return None
@@ -83,7 +87,7 @@ def _expect_another(proof: Proof, leader: int, epoch: int) -> None:
     # The workers of a killed main process may answer for a while, when those of the next one are still booting.
     old = proof.load.workers() if leader == main.pid else set()
     if again and not several:
-        main.wait()
+        _await_the_end(proof)
         if proof.host.orphans:
             proof.site.end_what_is_left()
         proof.start()
@@ -98,6 +102,18 @@ def _expect_another(proof: Proof, leader: int, epoch: int) -> None:
         wait_for(
             lambda: len(proof.load.workers(since=started) - old) >= proof.host.workers, "every worker answers again"
         )
+
+
+def _await_the_end(proof: Proof) -> None:
+    """The main process was killed, or ends because one of its own was; if it stands still instead, it is killed."""
+    try:
+        proof.site.process.wait(proof.patience)
+    except subprocess.TimeoutExpired:
+        assert proof.host.mortal, "the main process was killed, and lives"
+        for pid in proof.site.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        proof.site.process.wait()
 
 
 def recycle(proof: Proof) -> None:
@@ -116,8 +132,9 @@ def reload_by(number: int) -> Callable[[Proof], None]:
         wait_for(
             lambda: len(proof.load.workers(since=asked) - before) >= proof.host.workers,
             "new workers after the reload",
+            proof.patience,
         )
-        wait_for(lambda: not before & set(proof.site.processes()), "the old workers are gone")
+        wait_for(lambda: not before & set(proof.site.processes()), "the old workers are gone", proof.patience)
 
     return reload
 
