@@ -80,8 +80,7 @@ def sdk_env(server: ServerProcess | None, state_dir: Path | str | None, **option
     if state_dir is not None:
         env["HT_STATE_DIR"] = str(state_dir)
     env |= {f"HT_{name.upper()}": str(value) for name, value in options.items()}
-    env["PYTHONUNBUFFERED"] = "1"
-    return env
+    return env | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 
 
 class Script:
@@ -147,6 +146,8 @@ class Script:
         try:
             status = self.process.wait(deadline)
         except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # of which faulthandler prints where each thread is
+            self._reader.join(DEADLINE)
             raise AssertionError(f"hangs after: {self.output()}") from None
         self._reader.join(DEADLINE)
         output = self.output()

@@ -132,7 +132,6 @@ class Site:
         self.env = sdk_env(server, self.state, pull_interval=INTERVAL) | {
             "HOME": str(self.home),
             "HOSTS_ANSWERS": str(self.answers),
-            "PYTHONFAULTHANDLER": "1",
         }
         if host.early:
             self.env["HOSTS_EARLY"] = "1"
