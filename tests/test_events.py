@@ -220,6 +220,19 @@ def test_nulls_and_odd_keys_are_left_out() -> None:
     assert tags_of(given) == {"d": "nullable", **SDK}
 
 
+@pytest.mark.parametrize(
+    "value", [None, "null", "NULL", "nul", 1, 1.5, math.nan, -math.inf, [None], [math.nan], {1: 2}]
+)
+def test_a_dict_is_encoded_as_any_other_mapping(value: Any) -> None:
+    """What the short way for most tags makes is what the long one makes."""
+    for given in (
+        {"a": value},
+        {"before": 1, "a": value, "sdk_type": "mine", "ä": "Null and void"},
+        {"a": 1, 2: value},
+    ):
+        assert list(tags_of(given).items()) == list(tags_of(MappingProxyType(given)).items())
+
+
 @pytest.mark.parametrize("tags", [None, {}, [], "text", b"bytes", 7, [("a", 1)], Raises(), RaisingMapping(), object])
 def test_tags_that_are_no_dict(tags: Any) -> None:
     """Tags that are none are as good as empty."""
