@@ -1,4 +1,4 @@
-"""Exceptions that pass through our code: a signal handler of the host raised them in the middle of it.
+"""The host's signals: exceptions that its handlers raise in the middle of our code pass through it, to the host.
 
 celery's soft time limit is an ordinary Exception, raised by a handler at any bytecode of whatever runs. Swallowed by a
 guard of ours, the task would run on into its hard limit.
@@ -12,6 +12,7 @@ import contextlib
 from types import CodeType, FrameType, TracebackType
 
 _VARARGS = 4  # of a code's flags, as inspect has it
+_FAULTS = {getattr(_signal, f"SIG{name}") for name in ("ABRT", "BUS", "FPE", "ILL", "SEGV", "SYS", "TRAP")}
 
 
 def let_through(error: BaseException) -> None:
@@ -67,6 +68,16 @@ class suppress(contextlib.suppress):  # noqa: N801 - as the one it stands for
             return bool(swallowed)
         finally:
             del error
+
+
+def leave_to_host() -> None:
+    """Blocks the host's signals in this thread, which must be ours; those of faults are the thread's own.
+
+    The kernel gives a signal to any thread that does not block it, and the handler then runs in the main thread, though
+    that may have blocked it while it holds a lock: billiard does so where a worker ends, and without this the lock
+    between celery's workers stayed locked, and all of them stood still.
+    """
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals() - _FAULTS)
 
 
 def _handlers() -> set[CodeType]:

@@ -211,7 +211,14 @@ def start_thread(name: str, run: Callable[[], None]) -> threading.Thread | None:
             return None
         if not getattr(uwsgi, "has_threads", True):  # before 2.0.27, without enable-threads
             raise ThreadsStandStill
-    thread = threading.Thread(target=run, name=f"hypotest-{name}", daemon=True)
+    starter = threading.get_native_id()
+
+    def run_aside() -> None:
+        if threading.get_native_id() != starter:  # a greenlet runs in a thread of the host's
+            interrupts.leave_to_host()
+        run()
+
+    thread = threading.Thread(target=run_aside, name=f"hypotest-{name}", daemon=True)
     thread.start()
     return thread
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from hypotest import runtime
 from hypotest.interrupts import let_through
+from tests.namespace import run_python
 from tests.processes import goal_counts, run, said, sdk_env
 from tests.server_process import ROOT, ServerProcess
 
@@ -75,6 +77,56 @@ say("kept", *kept)
     counts = goal_counts(server)
     assert set(counts.values()) == {1}
     assert {f"k{n}" for n in said(output, "kept").split()} <= counts.keys()
+
+
+def test_what_the_host_blocks_is_not_handled_for_our_threads(server: ServerProcess, tmp_path: Path) -> None:
+    """A signal that the host blocks while it holds a lock waits until the host lets it in, though our threads run."""
+    source = """
+keep("before", 1)
+assert hypotest.wait_until_ready(10) and hypotest.flush(10)
+names = [thread.name for thread in threading.enumerate() if thread.name.startswith("hypotest-")]
+told = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM, signal.SIGCHLD}
+handled = set()
+for number in told:
+    signal.signal(number, lambda number, frame: handled.add(number))
+theirs = signal.pthread_sigmask(signal.SIG_BLOCK, told)
+for number in told:
+    os.kill(os.getpid(), number)
+say("pending", signal.sigpending() == told, "handled", handled)
+signal.pthread_sigmask(signal.SIG_SETMASK, theirs)
+say("then", handled == told, *sorted(names))
+"""
+    output = run(source, sdk_env(server, tmp_path / "state"))
+    assert said(output, "pending") == "True handled set()"
+    assert said(output, "then") == "True hypotest-campaign hypotest-poller hypotest-sender"
+
+
+GREEN = """
+from gevent import monkey
+monkey.patch_all()
+import signal, threading
+from hypotest import runtime
+masks = []
+before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+runtime.start_thread("test", lambda: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))).join()
+print(masks == [before] == [signal.pthread_sigmask(signal.SIG_BLOCK, ())])
+"""
+
+
+def test_a_greenlet_blocks_no_signal_of_the_thread_it_shares_with_the_host() -> None:
+    """What gevent makes of our threads runs in the host's own, which goes on hearing its signals."""
+    pytest.importorskip("gevent", reason="gevent is not installed")
+    assert run_python(GREEN) == "True\n"
+
+
+def test_a_fault_in_a_thread_of_ours_is_still_reported() -> None:
+    """faulthandler's signals stay open: blocked, the kernel would end the process without a word."""
+    masks: list[set[int]] = []
+    thread = runtime.start_thread("test", lambda: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+    assert thread is not None
+    thread.join()
+    assert signal.SIGTERM in masks[0]
+    assert not masks[0] & {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
 
 
 def test_an_error_of_the_callers_objects_is_no_interrupt() -> None:

@@ -146,4 +146,24 @@ FAULTS: list[Fault] = [
             Removal("hypotest/leader.py", "self._ending = threading.RLock()", "self._ending = threading.Lock()"),
         ),
     ),
+    Fault(
+        fault="A signal comes that the host has blocked while it holds a lock, as a celery worker does that ends",
+        happens="It waits until the host lets it in: our threads take none, and block each one in themselves",
+        test="tests/test_interrupts.py::test_what_the_host_blocks_is_not_handled_for_our_threads",
+        figure="6 signals, 3 threads: all wait; before, the lock between celery's workers stayed locked, and they hung",
+        removals=(
+            Removal(
+                "hypotest/interrupts.py",
+                "    _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals() - _FAULTS)\n",
+                "",
+            ),
+        ),
+    ),
+    Fault(
+        fault="gevent makes a greenlet of a thread of ours",
+        happens="The thread that it shares with the host goes on hearing every signal",
+        test="tests/test_interrupts.py::test_a_greenlet_blocks_no_signal_of_the_thread_it_shares_with_the_host",
+        figure="the mask of the host's thread is the same before and after",
+        removals=(Removal("hypotest/runtime.py", "if threading.get_native_id() != starter:", "if starter:"),),
+    ),
 ]
