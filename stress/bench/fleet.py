@@ -194,6 +194,8 @@ def measure() -> Iterator[Row]:
             name = f"{count} worker{'s' * (count > 1)}, {experiments:,} experiments"
             base, at = found[experiments, WORKERS[0]], Point("workers", count, which)
             yield from _rows(_BY_WORKERS, name, found[experiments, count], base, "1 worker", at)
+    for experiments in (_MANY, _MOST):
+        yield from _told(experiments)
     yield from _accepting()
     for experiments in EXPERIMENTS:
         for where in _LEADERS:
@@ -251,6 +253,18 @@ def _fleet(experiments: int, workers: int, starts: int = 0) -> tuple[Found, Adde
         switched=max((max(told["at"] for told in each) - since) * 1e3 for since, each in switches),
         polls=polls,
     ), added
+
+
+def _told(experiments: int) -> Iterator[Row]:
+    """The very first call of workers whose host has told the SDK that they start."""
+    with ExitStack() as stack:
+        env = stack.enter_context(_environment(stack.enter_context(Settings(experiments)).url))
+        stack.enter_context(_agent(env))
+        first = [worker["first"] for worker in stack.enter_context(Workers(_USUAL, env, told=True)).started]
+    what = f"{experiments:,} experiments: {_VERY_FIRST}, if a hook of ours was called when it started"
+    held = at_most(median(first), 1_000, "<= 1,000 us")
+    yield Row("fleet", what, median(first), "us", **held)
+    yield Row("fleet", f"{what}: the slowest", max(first), "us")
 
 
 def _added(found: list[Load]) -> Added:

@@ -3,8 +3,9 @@
 The application has imported and configured the SDK before it forks, and has not called it: a worker's first call is the
 very first of its process, with all that this has to do once.
 
-`python -m stress.bench.workers COUNT` makes one worker after the other, prints a line of JSON for each when it has
-answered first, and another for each switch of the settings that a worker sees. Ends with its standard input.
+`python -m stress.bench.workers COUNT [told]` makes one worker after the other, prints a line of JSON for each when it
+has answered first, and another for each switch of the settings that a worker sees. Ends with its standard input. With
+`told`, the host tells the SDK that a worker starts, by its hook, before that first call.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import hypotest
+from hypotest.integrations import worker_starts
 from stress.bench.formats import name
 
 if TYPE_CHECKING:
@@ -41,13 +43,14 @@ class Workers:
             (us of the first calls of ten more experiments).
     """
 
-    def __init__(self, count: int, env: dict[str, str]) -> None:
+    def __init__(self, count: int, env: dict[str, str], *, told: bool = False) -> None:
         self._count = count
         self._env = env
+        self._more = ["told"] * told
 
     def __enter__(self) -> Workers:  # noqa: PYI034 - Self needs Python 3.11
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "stress.bench.workers", str(self._count)],
+            [sys.executable, "-m", "stress.bench.workers", str(self._count), *self._more],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=self._env,
@@ -84,7 +87,7 @@ class Workers:
         return [json.loads(line) for line in lines]
 
 
-def _fork(stop: int, alive: int) -> None:
+def _fork(stop: int, alive: int, *, told: bool) -> None:
     """Makes a worker, and waits until it has answered."""
     ready, tell = os.pipe()
     forked = time.monotonic_ns()
@@ -95,6 +98,8 @@ def _fork(stop: int, alive: int) -> None:
         return
     try:
         os.close(alive)
+        if told:
+            worker_starts()
         faults = _faults()
         variant, at, first = _ask(FIRST, report_event=True)
         pages = _faults() - faults
@@ -135,12 +140,12 @@ def _tell(**what: object) -> None:
     os.write(1, json.dumps(what).encode() + b"\n")
 
 
-def main(count: str) -> None:
+def main(count: str, *told: str) -> None:
     """The process."""
     hypotest.config(token=os.environ["HT_TOKEN"])
     stop, alive = os.pipe()
     for _ in range(int(count)):
-        _fork(stop, alive)
+        _fork(stop, alive, told=bool(told))
     sys.stdin.read()
     os.close(alive)
     for _ in range(int(count)):
