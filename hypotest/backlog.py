@@ -240,7 +240,7 @@ class Backlog:
         if len(self._sources) < self._most_open:
             return True
         for path, source in self._sources.items():
-            if not source.segment.unsettled():
+            if not source.segment.unsettled() and not source.is_orphan():  # which is to be retired, and soon gives room
                 del self._sources[path]
                 return True
         return False

@@ -163,13 +163,12 @@ def retire(client: Client) -> None:
 
 
 def begin() -> None:
-    """Does what the first call would, with settings, campaign and file of events; nothing while there is no token."""
+    """Does what the first call would, with settings and campaign; nothing as long as there is no token."""
     settled, _ = resolve(_overrides, os.environ)
     if settled.token is not None and settled.server_url and settled.connect_to_server:
-        client = current()
-        if client.reader is not None and client.spool is not None:
-            client.reader.ready()
-            client.spool.begin()
+        reader = current().reader
+        if reader is not None:
+            reader.ready()
 
 
 def finish() -> None:

@@ -200,12 +200,6 @@ class Spool:
         elif lasted > _SLOW:
             self._size = max(_SMALLEST, full.words[FULL_SIZE] // 2)
 
-    def begin(self) -> None:
-        """Makes the first segment: the call that keeps the first event does not. For a process that is told in time."""
-        with interrupts.suppress(EventRefused, OSError):  # no room: that call says so
-            if not self.segments:
-                self._make_ahead()
-
     def prepare(self) -> None:
         """Makes the next segment if one will soon be full: the call that fills it neither makes one nor waits for it.
 
@@ -215,12 +209,9 @@ class Spool:
             for held in list(self.segments.values()):
                 writer = held.writer and held.writer()
                 if writer and not self._ahead and not self._closed and self._is_full_soon(writer):
-                    self._make_ahead()
-
-    def _make_ahead(self) -> None:
-        self._ahead.append(self._create(self._size))
-        if self._closed:
-            self.close()
+                    self._ahead.append(self._create(self._size))
+            if self._closed:
+                self.close()
 
     def _is_full_soon(self, writer: Writer) -> bool:
         used, lasted = writer.words[POSITION] & OFFSET, time.monotonic() - writer.segment.opened

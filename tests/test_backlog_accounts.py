@@ -201,6 +201,41 @@ for start in (0, 280):
         assert len(os.listdir(home.state.spool)) == 280
 
 
+def test_the_files_of_ended_writers_go_though_more_live_than_the_leader_opens(home: Namespace) -> None:
+    """What is settled and has no writer is deleted, wherever it stands in the directory beside many that live."""
+    child = """
+live = [Spool(sys.argv[1], 1 << 30, lambda: 0) for _ in range(180)]
+for n, each in enumerate(live):
+    each.append(b"%d" % n)
+print("done", flush=True)
+while sys.stdin.readline():
+    ended = [Spool(sys.argv[1], 1 << 30, lambda: 0) for _ in range(60)]
+    for n, each in enumerate(ended):
+        each.append(b"%d" % n)
+    print("done", flush=True)
+    sys.stdin.readline()
+    for each in ended:
+        each.close()
+    del ended, each
+    print("done", flush=True)
+"""
+    with running_python(SPOOL + child, home.state.spool) as writer:
+
+        def told() -> None:
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+            writer.stdout.readline()
+
+        leader = home.backlog()
+        for _ in range(3):
+            told()
+            assert sum(len(drain(leader)) for _ in range(4)) >= 60
+            told()
+            for _ in range(4):
+                leader.scan()
+            assert len(os.listdir(home.state.spool)) == 180
+
+
 def test_old_drafts_are_swept(home: Namespace) -> None:
     """A draft that a killed writer left is removed when it is old; a fresh one may be at work."""
     for name, age in ((".old", 100), (".new", 10)):

@@ -591,24 +591,6 @@ assert threading.active_count() > 1
     assert run(source, env).splitlines()[0] == "quiet"
 
 
-def test_a_start_makes_the_file_that_the_first_call_would(tmp_path: Path) -> None:
-    """The first event of a worker that was started goes into a file that is there; another start makes no other."""
-    source = """
-from hypotest.integrations import worker_ends, worker_starts
-def files():
-    return sorted(name for _, _, names in os.walk(os.environ["HT_STATE_DIR"]) for name in names if "seg" in name)
-worker_starts()
-worker_starts()
-made = files()
-keep("event", 1)
-assert len(made) == 1 and files() == made, (made, files())
-worker_ends()
-say("then", hypotest.status().pending)
-"""
-    output = run(source, sdk_env(None, tmp_path / "state", token="t", server_url="http://127.0.0.1:9", leader="off"))
-    assert output.splitlines()[-1] == "then 1"
-
-
 def test_hooks_whose_arguments_are_not_what_they_were(tmp_path: Path) -> None:
     """A host of another version, with other arguments, is not disturbed."""
     source = """

@@ -42,9 +42,8 @@ def hook(function: Callable[..., None]) -> Callable[..., None]:
 
 @hook
 def worker_starts() -> None:
-    """Does now what the first call of this process would.
+    """Does now what the first call of this process would: joins the campaign, and loads the settings of the last run.
 
-    Joins the campaign, loads the settings of the last run, and makes a file for its events: 64 KiB.
     Does and says nothing where no token is known yet, or with `connect_to_server=False`.
     """
     runtime.begin()

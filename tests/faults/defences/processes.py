@@ -363,8 +363,8 @@ FAULTS = [
         removals=(
             Removal(
                 "hypotest/backlog.py",
-                "            if not source.segment.unsettled():\n                del",
-                "            if not source.own and not source.segment.unsettled():\n                del",
+                "            if not source.segment.unsettled() and",
+                "            if not source.own and not source.segment.unsettled() and",
             ),
         ),
     ),
