@@ -130,6 +130,7 @@ class Backlog:
         self._retirement = Retirement(state, control, self._totals, self._quarantine, self._durability, patience)
         self._most_open = _most_open()
         self._ageing: set[str] = set()
+        self._may_retire = False
         self.crowded = False
 
     def close(self) -> None:
@@ -156,8 +157,8 @@ class Backlog:
             return
         self.crowded = False
         self._quarantine.look_anew()
-        may_retire = self._retirement.resume(self._sources)
-        if may_retire:
+        self._may_retire = self._retirement.resume(self._sources)
+        if self._may_retire:
             # First: what is settled must not be in the way of what waits.
             self._retirement.retire(self._sources, self._most_open)
         with os.scandir(self._state.spool) as entries:
@@ -169,7 +170,7 @@ class Backlog:
                         self._sweep_draft(entry.path, entry.stat(follow_symlinks=False))
                     elif entry.name.endswith(SUFFIX):
                         self._admit(entry.path)
-        if may_retire:
+        if self._may_retire:
             self._retirement.retire(self._sources, self._most_open)
         if not self.crowded:
             self._ageing.clear()
@@ -240,10 +241,17 @@ class Backlog:
         if len(self._sources) < self._most_open:
             return True
         for path, source in self._sources.items():
-            if not source.segment.unsettled() and not source.is_orphan():  # which is to be retired, and soon gives room
+            if not source.segment.unsettled() and self._may_go(path, source):
                 del self._sources[path]
                 return True
         return False
+
+    def _may_go(self, path: str, source: Source) -> bool:
+        """Whether nothing is left to do with a segment that makes room; an orphan is ended, which has no other turn."""
+        going = {path: source}
+        if source.is_orphan() and self._may_retire:
+            self._retirement.retire(going, most_open=0)
+        return not (source.orphan and going)
 
     def _give_back_descriptors(self) -> None:
         """There are none left: half of what is open is closed, so that there are some to send the others with."""
