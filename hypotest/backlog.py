@@ -158,9 +158,7 @@ class Backlog:
         self.crowded = False
         self._quarantine.look_anew()
         self._may_retire = self._retirement.resume(self._sources)
-        if self._may_retire:
-            # First: what is settled must not be in the way of what waits.
-            self._retirement.retire(self._sources, self._most_open)
+        self._retire(self._sources, self._most_open)  # first: what is settled must not be in the way of what waits
         with os.scandir(self._state.spool) as entries:
             for entry in entries:
                 if self._totals.closed():
@@ -170,10 +168,13 @@ class Backlog:
                         self._sweep_draft(entry.path, entry.stat(follow_symlinks=False))
                     elif entry.name.endswith(SUFFIX):
                         self._admit(entry.path)
-        if self._may_retire:
-            self._retirement.retire(self._sources, self._most_open)
+        self._retire(self._sources, self._most_open)
         if not self.crowded:
             self._ageing.clear()
+
+    def _retire(self, sources: dict[str, Source], most_open: int) -> None:
+        if self._may_retire:
+            self._may_retire = self._retirement.retire(sources, most_open)
 
     def _admit(self, path: str) -> None:
         if path in self._sources:
@@ -247,11 +248,12 @@ class Backlog:
         return False
 
     def _may_go(self, path: str, source: Source) -> bool:
-        """Whether nothing is left to do with a segment that makes room; an orphan is ended, which has no other turn."""
+        """Whether a segment may make room. An orphan is retired for that: it has no other turn, unless none can be."""
+        if not source.is_orphan():
+            return True
         going = {path: source}
-        if source.is_orphan() and self._may_retire:
-            self._retirement.retire(going, most_open=0)
-        return not (source.orphan and going)
+        self._retire(going, most_open=0)
+        return not going or not self._may_retire
 
     def _give_back_descriptors(self) -> None:
         """There are none left: half of what is open is closed, so that there are some to send the others with."""

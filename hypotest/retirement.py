@@ -93,11 +93,15 @@ class Retirement:
             sources.pop(path, None)
         return True
 
-    def retire(self, sources: dict[str, Source], most_open: int) -> None:
-        """Ends those of `sources` that can be, and takes them out; without patience where so many are open."""
+    def retire(self, sources: dict[str, Source], most_open: int) -> bool:
+        """Ends those of `sources` that can be, and takes them out; without patience where so many are open.
+
+        Returns:
+            Whether further ones may be folded: not after one that could not be deleted, until `resume` says so.
+        """
         for path, source in list(sources.items()):
             if self._totals.closed():
-                return
+                return False
             try:
                 if not source.segment.in_place():
                     del sources[path]
@@ -111,7 +115,8 @@ class Retirement:
                         del sources[path]
             except OSError as error:  # one that cannot be deleted keeps no other from being sent
                 _cannot_delete(path, error)
-                return
+                return False
+        return True
 
     def _let_go(self, source: Source) -> None:
         """Gives up a segment that somebody else deleted, of which a living writer counts what is lost by itself.

@@ -329,6 +329,28 @@ def test_a_file_that_cannot_be_deleted(home: Namespace, monkeypatch: pytest.Monk
     assert (totals[ACCEPTED], totals[DELIVERED_SLOT]) == (24, 24)
 
 
+def test_many_files_that_cannot_be_deleted(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a leader opens keep no other from being sent, and each is counted once when they can be."""
+
+    def refused(path: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", path)
+
+    monkeypatch.setattr(os, "unlink", refused)
+    for number in range(300):
+        writer = Spool(home.state.spool, 1 << 30, lambda: 0)
+        writer.append(event(number))
+        writer.close()
+    leader = home.backlog()
+    found = [payload for _ in range(6) for payload in payloads(drain(leader))]
+    assert sorted(found) == sorted(event(number) for number in range(300))
+    monkeypatch.undo()
+    for _ in range(4):
+        leader.scan()
+    assert os.listdir(home.state.spool) == []
+    totals = home.totals()
+    assert (totals[ACCEPTED], totals[DELIVERED_SLOT]) == (300, 300)
+
+
 def test_a_damaged_header_goes_to_quarantine(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is no segment is set aside and does not keep the others; without room there, it is removed."""
     for name in ("bad-0.seg", "bad-1.seg"):
