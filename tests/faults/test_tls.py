@@ -58,12 +58,16 @@ def serving(
     configure: Callable[[ssl.SSLContext], None], answer: Callable[[Exchange], None] | None = None
 ) -> Iterator[HttpHost]:
     """A server behind TLS with the certificate that `configure` loads."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    configure(context)
     host = HttpHost(answer)
-    host.socket = context.wrap_socket(host.socket, server_side=True)
+    host.socket = server_context(configure).wrap_socket(host.socket, server_side=True)
     with host:
         yield host
+
+
+def server_context(configure: Callable[[ssl.SSLContext], None]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    configure(context)
+    return context
 
 
 def url_of(host: HttpHost) -> str:
@@ -145,18 +149,21 @@ sys.stdin.readline()
 assert hypotest.wait_until_ready(20)
 assert hypotest.flush(20), hypotest.status()
 """
-    contexts: list[ssl.SSLContext] = []
+    current = [server_context(authority.expired)]
 
-    def expired(context: ssl.SSLContext) -> None:
-        contexts.append(context)
-        authority.expired(context)
+    def renewable(context: ssl.SSLContext) -> None:
+        # A context in use is not changed: a handshake between its new certificate and the new key fails.
+        def latest(connection: ssl.SSLSocket | ssl.SSLObject, _name: str, _context: ssl.SSLContext) -> None:
+            connection.context = current[-1]
 
-    with serving(expired, lambda exchange: exchange.reply(body=SETTINGS)) as host:
+        context.sni_callback = latest
+
+    with serving(renewable, lambda exchange: exchange.reply(body=SETTINGS)) as host:
         env = sdk_env(None, tmp_path / "state", token=TOKEN, server_url=url_of(host), connection_timeout=30)
         with Script(source, env) as script:
             assert "certificate has expired" in script.wait_for("error")
             assert host.asked == []
-            authority.good(contexts[0])  # as a server reads a renewed one
+            current.append(server_context(authority.good))
             script.tell()
             script.result()
         warnings = [line for line in script.lines if " WARNING" in line]
