@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +42,12 @@ def client(host: HttpHost) -> Iterator[HttpTransport]:
     with_token = HttpTransport(Config(token=TOKEN, server_url=host.url, connection_timeout=2.0))
     yield with_token
     with_token.close()
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory that every user may enter, and nobody but root change; pytest's own is closed to others."""
+    path = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)

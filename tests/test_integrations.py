@@ -72,8 +72,9 @@ import hypotest.integrations.celery as hooks
 from reports import report, timed
 
 app = celery.Celery("tasks", broker="filesystem://")
-app.conf.broker_transport_options = dict.fromkeys(
-    ("data_folder_in", "data_folder_out", "control_folder", "processed_folder"), os.environ["BROKER"])
+app.conf.worker_enable_remote_control = False
+app.conf.broker_transport_options = {
+    "data_folder_in": "queue", "data_folder_out": "stage", "control_folder": "control", "processed_folder": "done"}
 
 @app.task
 def work():
@@ -123,12 +124,13 @@ class Host:
         self.directory = directory
         self.state = directory / "state"
         self.env = sdk_env(server, self.state, **options)
-        self.env["REPORT"], self.env["BROKER"] = str(directory / "reports"), str(directory / "broker")
+        self.env["REPORT"] = str(directory / "reports")
         self.env["PYTHONPATH"] = f"{directory}{os.pathsep}{self.env['PYTHONPATH']}"
         self.env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{self.env['PATH']}"
         self.process: subprocess.Popen[bytes] | None = None
         self.deaf_at_first = False
-        (directory / "broker").mkdir()
+        for folder in ("queue", "stage"):
+            (directory / folder).mkdir()
         for name, text in (("reports", REPORT), ("app", WSGI), ("conf", GUNICORN), ("tasks", CELERY)):
             (directory / f"{name}.py").write_text(text)
         (directory / "uapp.py").write_text(UWSGI + WSGI)
@@ -164,10 +166,12 @@ class Host:
         )
 
     def send_task(self) -> None:
-        """Has a worker of celery work."""
+        """Has a worker of celery work. It gets the message whole: at one that is still written, kombu's worker ends."""
         subprocess.run(
             (sys.executable, "-c", "import tasks; tasks.work.delay()"), env=self.env, cwd=self.directory, check=True
         )
+        for message in (self.directory / "stage").iterdir():
+            message.rename(self.directory / "queue" / message.name)
 
     def request(self) -> None:
         """Has a worker of a server work."""

@@ -128,19 +128,16 @@ def test_directories_of_somebody_else(tmp_path: Path, below: str) -> None:
 
 
 @as_root
-def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written(shared: Path) -> None:
     """To a plain user, a parent without write permission is one short error."""
-    for path in (tmp_path, *tmp_path.parents):
-        if path.name.startswith(("pytest-", "popen-", "test_")):
-            path.chmod(0o711)
     child = """
 try:
     prepare(sys.argv[1], "0" * 32)
 except StorageError as error:
     print(error)
 """
-    said = run_python(BECOME_NOBODY + child, tmp_path / "x")
-    assert said.startswith(f"{tmp_path}/x cannot be used: {tmp_path}/x: Permission denied (")
+    said = run_python(BECOME_NOBODY + child, shared / "x")
+    assert said.startswith(f"{shared}/x cannot be used: {shared}/x: Permission denied (")
 
 
 def test_an_explicit_directory_comes_first() -> None:

@@ -10,7 +10,6 @@ file by then, and another process sends it. Token and server come from HT_TOKEN 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from celery import Celery
 from celery.utils.log import get_task_logger
@@ -18,17 +17,10 @@ from celery.utils.log import get_task_logger
 import hypotest
 import hypotest.integrations.celery
 
-# A broker out of files, so that there is nothing to install. BROKER_URL=redis://localhost takes Redis.
-MAIL = Path(__file__).with_name("broker")
 SUBJECTS = {"control": "Our news", "question": "Have you seen our news?", "emoji": "\N{NEWSPAPER} Our news"}
 
-app = Celery("newsletter", broker=os.environ.get("BROKER_URL", "filesystem://"))
+app = Celery("newsletter", broker=os.environ.get("BROKER_URL", "redis://localhost"))
 app.conf.worker_concurrency = 4
-if app.conf.broker_url.startswith("filesystem:"):
-    MAIL.mkdir(exist_ok=True)
-    folders = {name: str(MAIL) for name in ("data_folder_in", "data_folder_out")}
-    app.conf.broker_transport_options = folders | {"control_folder": str(MAIL / "control")}
-
 log = get_task_logger(__name__)
 
 # Optional: a child takes part from its start, not from its first call on, and ends in order.

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import stat
-import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -189,15 +188,6 @@ def test_a_planted_generation(host: HttpHost, tmp_path: Path) -> None:
 
 
 # --- other users, as processes of theirs
-
-
-@pytest.fixture
-def shared() -> Iterator[Path]:
-    """A directory that every user may enter, and nobody but root change; pytest's own is closed to others."""
-    path = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
 
 
 BECOME = """
