@@ -8,7 +8,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import uuid
@@ -21,7 +20,7 @@ import pytest
 import requests
 import yaml
 
-from tests.server_process import DEADLINE, ServerProcess, clean_env, wait_for
+from tests.server_process import DEADLINE, ServerProcess, clean_env, reserve_port, wait_for
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 _FOREIGN = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "STATE_DIRECTORY", "BROKER_URL", "WEB_CONCURRENCY", "NOTIFY_SOCKET")
@@ -56,10 +55,7 @@ class Example:
         self.directory = directory
         self.folder = directory / "examples" / name
         self._log_file = directory / "example.log"
-        self._port = socket.socket()
-        # Bound and not listening: the kernel gives it to nobody who does not ask for it, as servers do.
-        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._port.bind(("127.0.0.1", 0))
+        self._port = reserve_port()
         self.url = f"http://127.0.0.1:{self._port.getsockname()[1]}"
         served = yaml.safe_load((EXAMPLES / (experiments or name) / "experiments.yaml").read_text())
         self.server = ServerProcess(directory, experiments=served, tokens=(_TOKEN,))
@@ -73,7 +69,7 @@ class Example:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Example:  # noqa: PYI034 - Self needs Python 3.11
-        self.server.start()
+        self.server.__enter__()
         shutil.copytree(EXAMPLES, self.directory / "examples", ignore=shutil.ignore_patterns("__pycache__"))
         for path in (self.directory / "examples").rglob("*"):
             if path.is_file():

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -39,12 +40,24 @@ def wait_for(condition: Callable[[], Any], what: str, deadline: float = DEADLINE
     return value
 
 
+def reserve_port() -> socket.socket:
+    """A port on loopback that is ours, whether or not a server listens, until the socket is closed.
+
+    It is bound and does not listen: clients are refused, and the kernel gives it to nobody who does not ask for it, as
+    a server that is started again does.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
+
+
 class ServerProcess:
     """The server as a context manager; everything it writes is in `directory`.
 
     Args:
         directory: an existing directory of the test's own, e.g. `tmp_path`.
-        port: 0 takes a free one; `restart` keeps the one taken.
+        port: 0 takes a free one, which is kept until the end of the context.
         db: the SQLite file, default `directory/events.db`.
         experiments: what the experiments file says, plain or `{"tests": ...}`; None starts without a file.
         tokens: the clients' tokens; `token` is the first.
@@ -65,6 +78,7 @@ class ServerProcess:
     ) -> None:
         self.directory = Path(directory)
         self.port = port
+        self._reserved: socket.socket | None = None
         self.db = Path(db) if db is not None else self.directory / "events.db"
         self.tokens = tokens
         self.options = options
@@ -76,14 +90,21 @@ class ServerProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> ServerProcess:  # noqa: PYI034 - Self needs Python 3.11
+        if not self.port:
+            self._reserved = reserve_port()
+            self.port = self._reserved.getsockname()[1]
         return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.running:
-            self.resume()
-            self.stop()
+        try:
+            if self.running:
+                self.resume()
+                self.stop()
+        finally:
+            if self._reserved is not None:
+                self._reserved.close()
 
     @property
     def url(self) -> str:

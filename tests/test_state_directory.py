@@ -167,7 +167,7 @@ assert hypotest.flush(10)
 """
     with Script(source, sdk_env(server, tmp_path / "state")) as script:
         script.wait_for("flushed")
-        shutil.rmtree(tmp_path / "state")
+        shutil.rmtree((tmp_path / "state").rename(tmp_path / "gone"))
         wait_for(lambda: "deleted or replaced" in script.output(), "a line in the log")
         script.tell()
         script.result()

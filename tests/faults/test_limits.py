@@ -233,8 +233,8 @@ for line in sys.stdin:
         (namespace,) = (tmp_path / "state" / "v1").iterdir()
         found = list(namespace.glob(deleted)) if "*" in deleted else [(namespace / deleted).resolve()]
         assert found
-        for path in found:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in found:  # a directory in one step: into one that is half gone, a process could write
+            shutil.rmtree(path.rename(tmp_path / "gone")) if path.is_dir() else path.unlink()
         tell("while")
         server.set_experiments({"button": {"variants": ["control", "b"]}, "new": {"variants": {"b": 1.0}}})
         rounds = itertools.count()

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("no_proxy")
 
 SETTINGS = b"""{"tests": {"button": {"test_id": 1, "test_state": "running", "test_active": true,
     "condition_to_enter_test": "True", "variants_distribution": {"control": 0.5, "b": 0.5}}}}"""
+PATIENCE = 30.0
 YESTERDAY = datetime.now(timezone.utc) - timedelta(days=1)
 BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
@@ -93,7 +94,7 @@ BAD = {
 
 
 def transport(host: HttpHost) -> HttpTransport:
-    return HttpTransport(Config(token=TOKEN, server_url=url_of(host)))
+    return HttpTransport(Config(token=TOKEN, server_url=url_of(host), connection_timeout=PATIENCE))
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -101,7 +102,8 @@ def transport(host: HttpHost) -> HttpTransport:
 def test_a_bad_certificate(authority: Authority, kind: str, allow_http: bool) -> None:
     """The token is not shown to a server without a good certificate, whatever is permitted for plain HTTP."""
     with serving(getattr(authority, kind)) as host:
-        client = HttpTransport(Config(token=TOKEN, server_url=url_of(host), allow_http=allow_http))
+        given = Config(token=TOKEN, server_url=url_of(host), connection_timeout=PATIENCE, allow_http=allow_http)
+        client = HttpTransport(given)
         for send in (True, False):
             assert re.search(BAD[kind], str(fails(client, send=send)))
         assert host.asked == []
@@ -159,7 +161,7 @@ assert hypotest.flush(20), hypotest.status()
         context.sni_callback = latest
 
     with serving(renewable, lambda exchange: exchange.reply(body=SETTINGS)) as host:
-        env = sdk_env(None, tmp_path / "state", token=TOKEN, server_url=url_of(host), connection_timeout=30)
+        env = sdk_env(None, tmp_path / "state", token=TOKEN, server_url=url_of(host), connection_timeout=PATIENCE)
         with Script(source, env) as script:
             assert "certificate has expired" in script.wait_for("error")
             assert host.asked == []
