@@ -210,6 +210,7 @@ def test_a_damaged_frame_of_a_living_writer(home: Namespace, monkeypatch: pytest
     held = own_segment(home)
     held.map[HEADER + 24 : HEADER + 25] = b"?"
     leader = home.backlog()
+    monkeypatch.setattr(source, "_UNSOUND_PATIENCE", 600)
     assert payloads(drain(leader)) == [b"0"]
     monkeypatch.setattr(source, "_UNSOUND_PATIENCE", -1)
     assert payloads(drain(leader)) == [b"2"]

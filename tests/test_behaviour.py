@@ -95,9 +95,18 @@ def test_an_exit_that_nobody_waits_for(tmp_path: Path) -> None:
     env = sdk_env(None, tmp_path / "state", token="t", server_url="http://127.0.0.1:9", flush_events=True)
     env["HT_FLUSH_TIMEOUT"] = "600"
     # An ignored SIGINT, as of a job in the background, would be inherited.
-    source = "signal.signal(signal.SIGINT, signal.default_int_handler)\nkeep('x')\nsay('ends')"
+    source = """
+signal.signal(signal.SIGINT, signal.default_int_handler)
+keep("x")
+from hypotest.client import Client
+flush = Client.flush
+def waits(*arguments, **more):
+    say("waits")
+    return flush(*arguments, **more)
+Client.flush = waits
+"""
     with Script(source, env) as script:
-        script.wait_for("ends")
+        script.wait_for("waits")
         wait_for(lambda: "does not serve" in script.output(), "the leader tries")
         os.kill(script.pid, signal.SIGINT)
         output = script.result()

