@@ -15,6 +15,7 @@ DEMO := .venv/.demo
 READY := .venv/.ready
 HOSTS := tests/hosts/requirements.txt
 ALL := .venv/.hosts
+INSTALL := .ci/again $(BIN)/python -m pip install --quiet
 
 # The tests start thousands of processes: twice the time if each compiles the package anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -46,20 +47,20 @@ $(VENV):
 # Editable: no copy of ours that could be out of date. The demo needs a fifth of what the tests do, and whoever has what
 # the tests need has that too.
 $(DEMO): pyproject.toml | $(VENV)
-	test $(READY) -nt pyproject.toml || $(BIN)/python -m pip install --quiet --editable '.[demo]'
+	test $(READY) -nt pyproject.toml || $(INSTALL) --editable '.[demo]'
 	touch $(DEMO)
 
 $(READY): pyproject.toml | $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
 	touch $(READY)
 
 # A host, or a peer of the benchmark, that cannot be installed here is left out, and its tests say so.
 $(ALL): $(HOSTS) $(READY)
-	$(BIN)/python -m pip install --quiet --requirement $(HOSTS) || \
+	$(INSTALL) --requirement $(HOSTS) || \
 		grep -v '^#' $(HOSTS) | while read -r host; do \
 			$(BIN)/python -m pip install --quiet "$$host" || echo "left out: $$host"; \
 		done
-	$(BIN)/python -m pip install --quiet --editable '.[bench]' || echo "left out: the benchmark's peers"
+	$(INSTALL) --editable '.[bench]' || echo "left out: the benchmark's peers"
 	touch $(ALL)
 
 clean:

@@ -12,10 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / ".oracle"
 _PATIENCE = 120
+_RESTS = (2.0, 15.0, 0.0)
+"""Seconds after each try: pip takes some faults of an index for final."""
 
 
 class Missing(Exception):
@@ -37,10 +40,13 @@ def installed(name: str, *requirements: str) -> Path:
 def obtained(name: str, *requirements: str) -> Path:
     """The same for others than tests: where it cannot be had, `Missing`."""
     folder = FOLDER / name
-    if not folder.is_dir():
-        reason = _install(folder, requirements)
-        if reason:
-            raise Missing(reason)
+    for rest in _RESTS:
+        if folder.is_dir():
+            break
+        if reason := _install(folder, requirements):
+            if not rest:
+                raise Missing(reason)
+            time.sleep(rest)
     return folder
 
 
@@ -48,7 +54,7 @@ def _install(folder: Path, requirements: tuple[str, ...]) -> str:
     """Installs them once. Several test processes may do so at once: whoever is first moves the folder in."""
     FOLDER.mkdir(exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=FOLDER))
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--timeout", "30", "--no-deps", "--only-binary", ":all:"]
     try:
         done = subprocess.run(
             [*pip, "--target", str(fresh), *requirements],

@@ -83,7 +83,8 @@ def test_every_example_runs_and_says_the_truth(tmp_path: Path) -> None:
     program += "".join(f"exec(compile({chr(10) * (at - 1) + text!r}, 'README.md', 'exec'))\n" for at, text in found)
     options = ("--experiments", str(experiments_file(tmp_path)))
     with ServerProcess(tmp_path, experiments=None, options=options) as server:
-        output = run(program, sdk_env(server, tmp_path / "state"))
+        # Buffered: a line of the log may come between a text and its end of line.
+        output = run(program, sdk_env(server, tmp_path / "state") | {"PYTHONUNBUFFERED": ""})
         stored = server.accounts()["by_type"]
         tests = server.results()["experiments"]
     expected = [said[1] for _, text in found for said in re.finditer(r"^print\(.*\)\s+# ([^:\n]*)", text, re.MULTILINE)]

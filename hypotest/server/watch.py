@@ -66,8 +66,8 @@ class ExperimentsFile:
         try:
             settings = self._load(self.path)
         except ExperimentsError as error:
-            self.error = str(error)
             _log.error("experiments: %s is broken, the last good version stays: %s", self.path, escaped(str(error)))
+            self.error = str(error)  # last: who sees it finds the line in the log
         else:
             changed, self.settings, self.error = settings.etag != self.settings.etag, settings, None
             _log.info("experiments: %s in use%s", len(settings.tests), "" if changed else ", none changed")
