@@ -1,4 +1,4 @@
-"""The control page: one preallocated 4096-byte file that every process of a namespace maps.
+"""The control page: one 4096-byte file that every process of a namespace maps.
 
 Written by the leader only, but for `kick`, which anyone may change to wake it, the last refusal, and `said`.
 
@@ -76,11 +76,53 @@ _DRAFT, _DRAFT_AGE = ".control-", 60.0
 _U64 = (1 << 64) - 1
 
 
+class _Stores:
+    """Stores into the page's file where one through a mapping may be SIGBUS on a full disk: see `platform.mappable`.
+
+    Rare ones, so that no descriptor is kept: a host may close it, and use its number.
+    """
+
+    def __init__(self, path: str, file: tuple[int, int]) -> None:
+        self._path = path
+        self._file = file
+
+    def put(self, offset: int, data: bytes) -> None:
+        """Writes `data` there.
+
+        Raises:
+            OSError: the disk is full, or the path names another page by now.
+        """
+        fd = platform.open_own(self._path, os.O_RDWR)
+        try:
+            if platform.file_of(os.fstat(fd)) != self._file:
+                raise OSError(errno.ESTALE, "the control page was replaced")
+            if os.pwrite(fd, data, offset) != len(data):
+                raise OSError(errno.ENOSPC, "short write: the disk is full")
+        finally:
+            os.close(fd)
+
+
+class _StoredWords:
+    """The page's words where they are not stored through the mapping. On a full disk one stays as it was."""
+
+    def __init__(self, words: memoryview, stores: _Stores) -> None:
+        self._words = words
+        self._stores = stores
+
+    def __getitem__(self, index: int) -> int:
+        return self._words[index]
+
+    def __setitem__(self, index: int, value: int) -> None:
+        with interrupts.suppress(OSError):
+            self._stores.put(8 * index, value.to_bytes(8, sys.byteorder))
+
+
 class ControlPage:
     """One process's mapping of the control page.
 
     Attributes:
         words: the page as u64 words, indexed by the constants of this module.
+        mapped: whether it is written through the mapping, as files of this directory may be.
     """
 
     def __init__(self, directory: str, fd: int) -> None:
@@ -100,11 +142,14 @@ class ControlPage:
                 raise OSError(errno.EIO, "short read")  # a page that is replaced takes the accounts along
             if found.st_size != SIZE or magic != MAGIC.to_bytes(8, "little"):
                 raise CorruptFile(f"{self._path} is not a control page of this version")
-            self._map = platform.map_file(fd, SIZE)
+            self.mapped = platform.mappable(directory)
+            self._map = platform.map_file(fd, SIZE, readable_only=not self.mapped)
         finally:
             os.close(fd)
         self._file = platform.file_of(found)
-        self.words = memoryview(self._map).cast("Q")
+        self._stores = _Stores(self._path, self._file)
+        words = memoryview(self._map).cast("Q")
+        self.words: memoryview | _StoredWords = words if self.mapped else _StoredWords(words, self._stores)
 
     def sync(self, sync_data: Callable[[int], None]) -> None:
         """Forces the page to the disk.
@@ -200,6 +245,9 @@ class ControlPage:
 
         The caller unlinks the segment before it folds the next one, and has seen to it that not even a power cut
         brings back one that is named no longer. Without a name, counts are added in any case.
+
+        Raises:
+            OSError: on a full disk where the page is not written through a mapping.
         """
         (a, *_), (b, *_) = (self._copy(offset) for offset in _COPIES)
         last, totals = self.accounts()
@@ -210,9 +258,12 @@ class ControlPage:
         raw = _ACCOUNTS.pack(max(a, b) + 1, names, *accounts.add([totals, counters]))
         for offset in _COPIES if a <= b else reversed(_COPIES):  # the older one first
             crc = (offset + _ACCOUNTS.size) // 8
-            self.words[crc] = 0
-            self._map[offset : offset + _ACCOUNTS.size] = raw
-            self.words[crc] = zlib.crc32(raw)  # publish last
+            if self.mapped:
+                self.words[crc] = 0
+                self._map[offset : offset + _ACCOUNTS.size] = raw
+                self.words[crc] = zlib.crc32(raw)  # publish last
+            else:  # in one go, or not at all: the other copy stays
+                self._stores.put(offset, raw + zlib.crc32(raw).to_bytes(8, sys.byteorder))
 
     def text(self, area: tuple[int, int]) -> str:
         """The text of LAST_ERROR or LEADER_CONFIG; "" if there is none or it is just being written."""
@@ -225,7 +276,12 @@ class ControlPage:
         """Writes LAST_ERROR or LEADER_CONFIG, cut to what fits."""
         offset, size = area
         raw = text.encode("utf-8", "replace")[: size - _TEXT.size]
-        self._map[offset : offset + _TEXT.size + len(raw)] = _TEXT.pack(len(raw), zlib.crc32(raw)) + raw
+        data = _TEXT.pack(len(raw), zlib.crc32(raw)) + raw
+        if self.mapped:
+            self._map[offset : offset + len(data)] = data
+        else:
+            with interrupts.suppress(OSError):
+                self._stores.put(offset, data)
 
 
 class Kicks:

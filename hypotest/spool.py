@@ -47,6 +47,7 @@ class Spool:
         max_bytes: int,
         spool_bytes: Callable[[], int],
         instance: Instance | None = None,
+        mapped: bool | None = None,
     ) -> None:
         """Opens nothing yet.
 
@@ -55,6 +56,7 @@ class Spool:
             max_bytes: the cap over all processes.
             spool_bytes: what the spool holds now, over all processes.
             instance: this process, if there may be more than one spool of it.
+            mapped: whether its files are written through mappings; None looks at what file system it is.
         """
         self._directory = directory
         self._max_bytes = max_bytes
@@ -73,7 +75,7 @@ class Spool:
         self._published, self._published_at = -1, 0.0
         self._opened: list[int] = []  # sizes of segments that what is published lacks
         self._opening: list[int] = []
-        self._mapped: bool | None = None
+        self._mapped = mapped
         self._closed = False
 
     @property

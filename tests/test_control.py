@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,6 +30,13 @@ from tests.namespace import running_python
 ONES = [1] * SLOTS
 COPIES = range(3072, 4096, 512)
 COPY_SIZE = 8 + 40 * NAMES + 8 * SLOTS + 8
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["mapped", "by pwrite"])
+def mapped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the page is written through its mapping, or as on a file system where that may be SIGBUS."""
+    monkeypatch.setattr("hypotest.platform.mappable", lambda _: request.param)
+    return bool(request.param)
 
 
 @pytest.fixture
@@ -118,6 +126,38 @@ def test_descriptors_are_given_back(tmp_path: Path, page: ControlPage) -> None:
     for _ in range(50):
         assert control.open_existing(str(tmp_path)) is not None
     assert len(os.listdir("/dev/fd")) <= before
+
+
+@pytest.mark.parametrize("mapped", [False], indirect=True)
+def test_a_full_disk_where_a_mapping_is_not_written(
+    tmp_path: Path, page: ControlPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store through a mapping could be SIGBUS there: words and texts stay as they are, and accounts are refused."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    page.fold("a", ONES)
+    page.set_text(LAST_ERROR, "before")
+    before = (tmp_path / "control").read_bytes()
+    with monkeypatch.context() as while_full:
+        while_full.setattr(os, "pwrite", full)
+        page.kick()
+        page.tell_refusal("disk")
+        page.add(control.POLLS)
+        page.set_text(LAST_ERROR, "while")
+        assert page.turn("server", 60)
+        with pytest.raises(OSError, match="No space"):
+            page.fold("b", ONES)
+    assert (tmp_path / "control").read_bytes() == before
+    with pytest.raises(TypeError, match="modify a readonly"):
+        page._map[0:1] = b"x"
+    page.fold("b", ONES)
+    assert page.accounts() == (("a", "b"), [2] * SLOTS)
+    (tmp_path / "control").unlink()
+    other = open_control(str(tmp_path))
+    page.words[control.POLLS] = 7  # of the page that is gone
+    assert other.words[control.POLLS] == 0
 
 
 def test_two_mappings_are_one_page(tmp_path: Path, page: ControlPage) -> None:
