@@ -92,7 +92,7 @@ class Backlog:
     """The spool of one namespace, in the hands of its leader.
 
     Attributes:
-        crowded: whether the last scan left segments out, since too many are open.
+        waiting: the segments that the last scan left out, since too many are open: by path, since which scan.
     """
 
     def __init__(
@@ -131,7 +131,9 @@ class Backlog:
         self._most_open = _most_open()
         self._ageing: set[str] = set()
         self._may_retire = False
-        self.crowded = False
+        self._crowded = False
+        self._scans = 0
+        self.waiting: dict[str, int] = {}
 
     def close(self) -> None:
         """Ends this view of the spool: a batch under way is not settled any more, and the next leader resends it.
@@ -155,41 +157,50 @@ class Backlog:
         """Looks for new segments and retires finished ones."""
         if self._totals.closed():
             return
-        self.crowded = False
+        self._crowded = False
+        self._scans += 1
+        left_out: dict[str, int] = {}
         self._quarantine.look_anew()
         self._may_retire = self._retirement.resume(self._sources)
         self._retire(self._sources, self._most_open)  # first: what is settled must not be in the way of what waits
-        with os.scandir(self._state.spool) as entries:
-            for entry in entries:
-                if self._totals.closed():
-                    return
-                with contextlib.suppress(OSError):
-                    if entry.name.startswith("."):
-                        self._sweep_draft(entry.path, entry.stat(follow_symlinks=False))
-                    elif entry.name.endswith(SUFFIX):
-                        self._admit(entry.path)
+        with os.scandir(self._state.spool) as found:
+            entries = list(found)
+        if self.waiting:  # those that have waited longest are first
+            entries.sort(key=lambda entry: self.waiting.get(entry.path, self._scans))
+        for entry in entries:
+            if self._totals.closed():
+                return
+            with contextlib.suppress(OSError):
+                if entry.name.startswith("."):
+                    self._sweep_draft(entry.path, entry.stat(follow_symlinks=False))
+                elif entry.name.endswith(SUFFIX) and not self._admit(entry.path):
+                    left_out[entry.path] = self.waiting.get(entry.path, self._scans)
+                    self._begin_to_age(entry.path)
+        self.waiting = left_out
         self._retire(self._sources, self._most_open)
-        if not self.crowded:
+        if not left_out:
             self._ageing.clear()
 
     def _retire(self, sources: dict[str, Source], most_open: int) -> None:
         if self._may_retire:
             self._may_retire = self._retirement.retire(sources, most_open)
 
-    def _admit(self, path: str) -> None:
+    def _admit(self, path: str) -> bool:
+        """Opens a segment, if there is anything to do with it; False where there is no room."""
         if path in self._sources:
-            return
-        if self.crowded or not self._make_room():  # once crowded, thousands would each ask 128 others for room
-            self.crowded = True
-            if path not in self._own:
-                self._begin_to_age(path)
-            return
+            return True
+        if self._crowded or len(self._sources) >= self._most_open:
+            if path not in self.waiting and self._is_idle(path):
+                return True
+            if self._crowded or not self._make_room():  # once crowded, thousands would each ask 128 others for room
+                self._crowded = True
+                return False
         source = self._source_of(path, self._own.get(path))  # once: the writer may finish it at any moment
         if source is None:
-            return
+            return True
         if not source.own and source.segment.stem != source.segment.name:
             self._rename(source.segment)
-            return
+            return True
         if source.segment.mended:
             log.limited(
                 log.ERROR, "mended", "the header of a segment is damaged, and read all the same: %s", _shown(path)
@@ -198,10 +209,23 @@ class Backlog:
         if not 0 < source.segment.words[FIRST_SEEN] <= lived:
             source.segment.words[FIRST_SEEN] = lived % (1 << 64)
         self._sources[path] = source
+        return True
+
+    def _is_idle(self, path: str) -> bool:
+        """Whether nothing is to be done with a segment, as with most of those of living writers at any moment."""
+        if path in self._own:
+            return self._source_of(path, self._own[path]) is None
+        fd = platform.open_own(path, os.O_RDWR)
+        try:
+            head = segment.read_header(fd)
+            written, settled = map(header.frames, header.marks(path, head))
+            return written <= settled and not header.is_finished(head) and not segment.lock(fd)
+        finally:
+            os.close(fd)
 
     def _begin_to_age(self, path: str) -> None:
         """Writes down that a segment was seen which there is no room for yet: all grow old at the same time."""
-        if path in self._ageing:
+        if path in self._ageing or path in self._own:
             return
         self._ageing.add(path)
         fd = platform.open_own(path, os.O_RDWR)
@@ -239,10 +263,12 @@ class Backlog:
             self._admit(path)
 
     def _make_room(self) -> bool:
-        if len(self._sources) < self._most_open:
-            return True
         for path, source in self._sources.items():
             if not source.segment.unsettled() and self._may_go(path, source):
+                del self._sources[path]
+                return True
+        for path, source in self._sources.items():  # whose writer is busy has had a turn, and the others none
+            if source.served:
                 del self._sources[path]
                 return True
         return False
@@ -257,7 +283,7 @@ class Backlog:
 
     def _give_back_descriptors(self) -> None:
         """There are none left: half of what is open is closed, so that there are some to send the others with."""
-        self.crowded = True
+        self._crowded = True
         for path in [path for path, source in self._sources.items() if not source.own][::2]:
             del self._sources[path]
 
@@ -313,6 +339,7 @@ class Backlog:
         batch.size = max_bytes - room
         source.exhausted = orphan and offset >= end and not part.offsets
         if part.offsets:
+            source.served = True
             batch.ids += part.ids()
             batch.payloads += part.payloads
             batch.parts.append(part)

@@ -29,6 +29,7 @@ _RESCAN = 1.0  # s, while a backlog goes out
 _NEIGHBOURS_EVERY = 60.0
 _BACKOFF_FIRST, _BACKOFF_CAP = 0.5, 60.0
 _UNAUTHORIZED_FACTOR, _UNAUTHORIZED_CAP = 5, 300.0
+_MOST_CAUSES = 8
 _PATIENCE = 1.0  # s, that a kick leaves between two attempts at a server in trouble
 _MIB = 1 << 20
 
@@ -121,7 +122,8 @@ class Leadership:
         self._begun = self._parted = False
         self._trouble = {"poll": "", "send": ""}
         self._trouble_since: float | None = None
-        self._cause = ""
+        self._told = False
+        self._causes: set[str] = set()
         now = time.monotonic()
         self._lived_from = self._neighbours_from = now
         self._neighbours_due = now
@@ -225,7 +227,7 @@ class Leadership:
             self._poll_not_before = time.monotonic() + (delay if error.retry_after else 0.0)
             return delay
         self._poll_failures = 0
-        self._untroubled("poll", self._poller.error)
+        self._untroubled("poll")
         if self._send_failures and time.monotonic() >= self._send_not_before:
             self._loops[1].wake()  # it serves again
         longest = config.pull_interval + config.pull_jitter
@@ -249,7 +251,7 @@ class Leadership:
             self._post.page.add(control.SENDS)
             if self._send_failures:
                 self._send_failures = 0
-                self._untroubled("send", "")
+                self._untroubled("send")
                 if self._poll_failures and time.monotonic() >= self._poll_not_before:
                     self._loops[0].wake()
             if not self._sender.full:  # what has come since is for the next round: else a busy host is asked for ever
@@ -261,8 +263,11 @@ class Leadership:
 
     def _send(self) -> float:
         try:
-            while self._drain() and self._backlog.crowded:
-                pass  # what was left out for want of room is next
+            settled = self._drain()
+            left_out = set(self._backlog.waiting)
+            while settled and left_out:  # they are next, each once: busy writers are left out again and again
+                settled = self._drain()
+                left_out &= self._backlog.waiting.keys()
         except TransportError as error:
             self._send_failures += 1
             delay = self._troubled("send", error, self._send_failures, _BACKOFF_CAP)
@@ -287,11 +292,12 @@ class Leadership:
         self._trouble[flow] = told
         if self._trouble_since is None:
             self._trouble_since = time.monotonic()
-        cause = ":".join(str(error).split(":")[:2])
-        if cause != self._cause:  # a token that is refused after an outage is news
-            self._cause = cause
+        # Without what the server says, as the id of a request.
+        cause = str(error)[: len("HTTP 503")] if str(error).startswith("HTTP ") else ":".join(str(error).split(":")[:2])
+        if cause not in self._causes and len(self._causes) < _MOST_CAUSES:  # a token that is refused later is news
+            self._causes.add(cause)
             self._post.page.unsaid("server")
-        log.limited(
+        self._told |= log.limited(
             log.WARNING,
             "server",
             "%s does not serve, events are kept and settings stay: %s%s",
@@ -304,15 +310,17 @@ class Leadership:
         self._post.page.set_text(LAST_ERROR, told)  # last: who sees it in the status finds the line in the log
         return delay
 
-    def _untroubled(self, flow: str, error: str) -> None:
-        """Reports that a flow goes again; `error` is what else there is to say of it."""
-        self._trouble[flow] = error
+    def _untroubled(self, flow: str) -> None:
+        """Reports that the server answers a flow again."""
+        self._trouble[flow] = ""
         left = self._trouble["send"] or self._trouble["poll"]
         if self._trouble_since is not None and not left:
             lasted = time.monotonic() - self._trouble_since
             self._trouble_since = None
-            log.limited(log.INFO, "served", "the server serves again, after %.0f s", lasted)
-        self._post.page.set_text(LAST_ERROR, left)
+            if self._told:  # who has read that it does not serve reads the end of that, too
+                log.line(log.INFO, "the server serves again, after %.0f s", lasted)
+            self._told = False
+        self._post.page.set_text(LAST_ERROR, left or self._poller.error)
 
 
 def _patience(delay: float, *, asked: bool) -> str:

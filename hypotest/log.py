@@ -56,7 +56,7 @@ def limited(
     every: float = 60.0,
     about: str = "",
     turn: Callable[[str, float], bool] | None = None,
-) -> None:
+) -> bool:
     """Logs `message`, at most once per `key` in `every` seconds; what was held back is counted in the next line.
 
     Args:
@@ -68,6 +68,9 @@ def limited(
         about: tells lines of one key apart, such as a name; the first eight of them have a limit of their own.
         turn: called with what of `key` stands before a colon, one of `control.KINDS`, and with `every`; False where
             another process of the host has just said it.
+
+    Returns:
+        Whether this was one of the lines.
     """
     now = time.monotonic()
     if about:
@@ -81,11 +84,12 @@ def limited(
     last, held = _last.get(key, (now - every, 0))
     if now - last < every or (turn is not None and not (_heard(level) and turn(kind, every))):
         _last[key] = (last, held + 1)
-        return
+        return False
     _last[key] = (now, 0)
     if held:
         message += f" ({held} more like this since the last line)"
     line(level, message, *args)
+    return True
 
 
 def _has_room(now: float) -> bool:

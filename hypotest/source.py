@@ -22,6 +22,7 @@ class Source:
         orphan_since: when that was found.
         exhausted: whether it is an orphan in which nothing was left to claim.
         unsound_since: since when the leader waits for a frame to be whole.
+        served: whether any of it was claimed since it was opened.
     """
 
     segment: Segment
@@ -30,6 +31,7 @@ class Source:
     orphan_since: float = 0.0
     exhausted: bool = False
     unsound_since: float | None = None
+    served: bool = False
 
     def is_orphan(self) -> bool:
         """Whether nobody writes it any more. Once true, stays true, and the lock is held."""

@@ -7,6 +7,7 @@ by the test, and each process takes its turn when it is told to, without threads
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -24,7 +25,7 @@ from hypotest.instance import Instance
 from hypotest.leadership import Leadership
 from hypotest.post import Post
 from hypotest.spool import Spool
-from tests.http_host import Exchange, HttpHost
+from tests.http_host import TOKEN, Exchange, HttpHost
 from tests.namespace import event
 from tests.processes import Script, said, sdk_env
 from tests.server_process import ServerProcess
@@ -152,6 +153,79 @@ def test_a_day_without_the_server(server: ServerProcess, tmp_path: Path) -> None
         f"a day: {len(lines)} lines of the log, {max(hours(lines).values())} in the worst hour;"
         f" {over['accepted']:,} events kept, {refused:,} refused; sent in {batches} batches in {took:.1f} s"
     )
+
+
+ALONE = """
+import hypotest.runtime
+def start(name, run):
+    if name == "campaign":
+        return True
+    raise RuntimeError("no thread: the campaign polls and sends itself")
+hypotest.runtime.start_thread = start
+for line in sys.stdin:
+    until_then = clock[0] + float(line)
+    while clock[0] < until_then:
+        clock[0] += 1
+        hypotest.kpi_event("k", user_id="u")
+        hypotest.runtime.current().campaign.tick()
+    say("passed", clock[0])
+"""
+"""A process that lets as many seconds pass as it is told."""
+
+
+def through(host: HttpHost, tmp_path: Path, *times: tuple[float, Callable[[Exchange], None]]) -> list[str]:
+    """What a process logs of the server that answers so, for so many seconds each."""
+    env = sdk_env(None, tmp_path / "state", token=TOKEN, server_url=host.url, pull_interval=30, pull_jitter=5)
+    with Script(ALONE, env, first=INJECTED) as script:
+        passed = 0.0
+        for seconds, host.answer in times:
+            script.tell(str(seconds))
+            passed += seconds
+            script.wait_for(f"passed {passed}")
+    return [line.split("] ", 1)[1] for line in script.lines if " hypotest[" in line and " serve" in line]
+
+
+def good(exchange: Exchange) -> None:
+    exchange.reply(body=DOCUMENT)
+
+
+def test_an_outage_that_shows_in_many_ways(host: HttpHost, tmp_path: Path) -> None:
+    """Polls and sends that fail each in its way, with an id of the request in the answer, are as quiet as one cause."""
+    ids = itertools.count()
+
+    def bad(exchange: Exchange) -> None:
+        exchange.reply(503 if exchange.command == "GET" else 500, b"upstream: request %d" % next(ids))
+
+    lines = through(host, tmp_path, (3600, bad), (120, good))
+    assert next(ids) > 200
+    assert 20 < len(lines) <= 3600 / 90 + 3, lines
+    assert [line for line in lines if "serves again" in line] == lines[-1:]
+
+
+def test_the_last_line_says_how_it_is(host: HttpHost, tmp_path: Path) -> None:
+    """However soon after another outage: whoever read that the server does not serve reads that it does."""
+
+    def bad(exchange: Exchange) -> None:
+        exchange.reply(503)
+
+    times = [(52.0, bad), (42.0, good), (40.0, bad), (70.0, good)]
+    lines = through(host, tmp_path, *times)
+    assert sum("does not serve" in line for line in lines) >= 2, lines
+    assert "serves again" in lines[-1], lines
+
+
+def test_an_outage_ends_with_an_answer(host: HttpHost, tmp_path: Path) -> None:
+    """Settings that are refused after it are another thing: the outage lasted as long as it did."""
+
+    def bad(exchange: Exchange) -> None:
+        exchange.reply(503)
+
+    def refused(exchange: Exchange) -> None:
+        exchange.reply(body=b"[]" if exchange.command == "GET" else DOCUMENT)
+
+    lines = through(host, tmp_path, (60.0, bad), (600.0, refused), (120.0, good))
+    (again,) = (line for line in lines if "serves again" in line)
+    assert 30 < float(again.split()[-2]) < 200, again
 
 
 def test_workers_at_the_cap_speak_with_one_voice(server: ServerProcess, tmp_path: Path) -> None:
