@@ -127,9 +127,7 @@ class Client:
             self._former = None
             self.reader = snapshot.Reader(state.path, page, settings.decode, held)
             self.find = self.reader.get
-            self.spool = Spool(
-                state.spool, self.config.max_spool_bytes, self._spool_bytes, self.instance, mapped=page.mapped
-            )
+            self.spool = Spool(state.spool, self.config.max_spool_bytes, self._spool_bytes, self.instance, page.mapped)
             if self._start_thread is not None:
                 post = Post(self.config, state, page, self.instance, self._start_thread)
                 self.campaign = leader.Campaign(post, self._each_second, self.spool.end)

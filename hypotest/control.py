@@ -23,6 +23,8 @@ Written by the leader only, but for `kick`, which anyone may change to wake it, 
     3072    512   accounts, copy A     u64 sequence | 9 names of 40 bytes | 16 x u64 counters | u64 crc32
     3584    512   accounts, copy B     of a sector each: a power cut tears one at most
 
+Where a store through a mapping may be SIGBUS on a full disk it is read through one, and written by `pwrite`.
+
 Words are u64 in the machine's byte order and stored by one aligned assignment, which no reader sees torn
 (struct.pack_into would be: 14 to 22 % of concurrent reads saw a zero). Of the two copies of the accounts the valid one
 with the higher sequence counts. It names the nine segments that were folded in last: to fold one of them again changes

@@ -235,8 +235,8 @@ FAULTS: list[Fault] = [
         (
             Removal(
                 "hypotest/client.py",
-                "self._spool_bytes, self.instance)",
-                "self._spool_bytes)",
+                "self._spool_bytes, self.instance, page.mapped)",
+                "self._spool_bytes, None, page.mapped)",
             ),
         ),
     ),

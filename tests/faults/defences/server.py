@@ -220,4 +220,44 @@ FAULTS: list[Fault] = [
             ),
         ),
     ),
+    Fault(
+        fault="An outage that shows in several ways: polls fail by one error, sends by another, each answer has an id",
+        happens="As quiet as one cause: a new cause is told at once, one that comes back is not new",
+        test="tests/faults/test_long_outage.py::test_an_outage_that_shows_in_many_ways",
+        figure="At most 43 lines in an hour; before, 97",
+        removals=(
+            Removal(
+                "hypotest/leadership.py",
+                "            self._causes.add(cause)\n",
+                "            self._causes = {cause}\n",
+            ),
+            Removal("hypotest/leadership.py", 'str(error).startswith("HTTP ")', "False"),
+        ),
+    ),
+    Fault(
+        fault="A second outage within a minute of the first one's end",
+        happens="Whoever read that the server does not serve reads that it serves again",
+        test="tests/faults/test_long_outage.py::test_the_last_line_says_how_it_is",
+        figure="2 outages in 3 minutes",
+        removals=(
+            Removal(
+                "hypotest/leadership.py",
+                'log.line(log.INFO, "the server',
+                'log.limited(log.INFO, "served", "the server',
+            ),
+        ),
+    ),
+    Fault(
+        fault="After an outage the settings are refused",
+        happens="The outage ends with the first answers, and the line says how long it was",
+        test="tests/faults/test_long_outage.py::test_an_outage_ends_with_an_answer",
+        figure="One minute; before, it counted until the settings were mended",
+        removals=(
+            Removal(
+                "hypotest/leadership.py",
+                '        self._trouble[flow] = ""\n',
+                '        self._trouble[flow] = self._poller.error if flow == "poll" else ""\n',
+            ),
+        ),
+    ),
 ]
