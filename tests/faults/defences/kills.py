@@ -190,8 +190,8 @@ FAULTS: list[Fault] = [
         (
             Removal(
                 "hypotest/publisher.py",
-                "            while left:\n                left = left[os.write(fd, left) :]\n",
-                "            os.write(fd, left)\n",
+                "                while left:\n                    left = left[os.write(fd, left) :]\n",
+                "                os.write(fd, left)\n",
             ),
         ),
     ),
