@@ -129,7 +129,6 @@ class Backlog:
         self._totals = Totals(control)
         self._retirement = Retirement(state, control, self._totals, self._quarantine, self._durability, patience)
         self._most_open = _most_open()
-        self._ageing: set[str] = set()
         self._may_retire = False
         self._crowded = False
         self._scans = 0
@@ -178,8 +177,6 @@ class Backlog:
                     self._begin_to_age(entry.path)
         self.waiting = left_out
         self._retire(self._sources, self._most_open)
-        if not left_out:
-            self._ageing.clear()
 
     def _retire(self, sources: dict[str, Source], most_open: int) -> None:
         if self._may_retire:
@@ -225,9 +222,8 @@ class Backlog:
 
     def _begin_to_age(self, path: str) -> None:
         """Writes down that a segment was seen which there is no room for yet: all grow old at the same time."""
-        if path in self._ageing or path in self._own:
+        if path in self.waiting or path in self._own:
             return
-        self._ageing.add(path)
         fd = platform.open_own(path, os.O_RDWR)
         try:
             if pread(fd, 8, 8 * FIRST_SEEN) == bytes(8):

@@ -44,14 +44,16 @@ time.time_ns = lambda: int(time.time() * 1e9)  # what logging asks from Python 3
 time.monotonic = lambda: 1000.0 + clock[0]
 """
 WORKERS = 4
-A_DAY = f"""
-import json
+THREADLESS = """
 import hypotest.runtime
 def start(name, run):
     if name == "campaign":
-        return True  # this process takes its turn in `turn`
+        return True  # this process takes its turn when it is told to
     raise RuntimeError("no thread: the campaign polls and sends itself")
 hypotest.runtime.start_thread = start
+"""
+A_DAY = f"""{THREADLESS}
+import json
 offered = 0
 def turn(now, events):
     clock[0] = now
@@ -155,13 +157,7 @@ def test_a_day_without_the_server(server: ServerProcess, tmp_path: Path) -> None
     )
 
 
-ALONE = """
-import hypotest.runtime
-def start(name, run):
-    if name == "campaign":
-        return True
-    raise RuntimeError("no thread: the campaign polls and sends itself")
-hypotest.runtime.start_thread = start
+ALONE = f"""{THREADLESS}
 for line in sys.stdin:
     until_then = clock[0] + float(line)
     while clock[0] < until_then:
@@ -189,14 +185,18 @@ def good(exchange: Exchange) -> None:
     exchange.reply(body=DOCUMENT)
 
 
+def bad(exchange: Exchange) -> None:
+    exchange.reply(503)
+
+
 def test_an_outage_that_shows_in_many_ways(host: HttpHost, tmp_path: Path) -> None:
     """Polls and sends that fail each in its way, with an id of the request in the answer, are as quiet as one cause."""
     ids = itertools.count()
 
-    def bad(exchange: Exchange) -> None:
+    def worse(exchange: Exchange) -> None:
         exchange.reply(503 if exchange.command == "GET" else 500, b"upstream: request %d" % next(ids))
 
-    lines = through(host, tmp_path, (3600, bad), (120, good))
+    lines = through(host, tmp_path, (3600, worse), (120, good))
     assert next(ids) > 200
     assert 20 < len(lines) <= 3600 / 90 + 3, lines
     assert [line for line in lines if "serves again" in line] == lines[-1:]
@@ -204,10 +204,6 @@ def test_an_outage_that_shows_in_many_ways(host: HttpHost, tmp_path: Path) -> No
 
 def test_the_last_line_says_how_it_is(host: HttpHost, tmp_path: Path) -> None:
     """However soon after another outage: whoever read that the server does not serve reads that it does."""
-
-    def bad(exchange: Exchange) -> None:
-        exchange.reply(503)
-
     times = [(52.0, bad), (42.0, good), (7.0, bad), (60.0, good)]
     lines = through(host, tmp_path, *times)
     assert sum("does not serve" in line for line in lines) >= 2, lines
@@ -216,9 +212,6 @@ def test_the_last_line_says_how_it_is(host: HttpHost, tmp_path: Path) -> None:
 
 def test_an_outage_ends_with_an_answer(host: HttpHost, tmp_path: Path) -> None:
     """Settings that are refused after it are another thing: the outage lasted as long as it did."""
-
-    def bad(exchange: Exchange) -> None:
-        exchange.reply(503)
 
     def refused(exchange: Exchange) -> None:
         exchange.reply(body=b"[]" if exchange.command == "GET" else DOCUMENT)
