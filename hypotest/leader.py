@@ -123,16 +123,15 @@ class Campaign:
                 self._dismiss()
             elif leadership is not None:
                 leadership.housekeep()
-        with self._ending:
-            leadership = None if self._stopped else self._leadership
-            if leadership is not None:
-                leadership.tick()
+        leadership = self._leadership
+        if self._stopped:  # and the lock may be left taken, see `step_down`
+            return
         if leadership is not None:
+            with self._ending:
+                if not self._stopped:
+                    leadership.tick()
             leadership.work()
-            return
-        if self._stopped:
-            return
-        if self._vacant(now) and now >= self._not_before:
+        elif self._vacant(now) and now >= self._not_before:
             self._try_to_lead(now)
 
     def _vacant(self, now: float) -> bool:
@@ -196,7 +195,13 @@ class Campaign:
             leadership.finish(timeout)
 
     def step_down(self) -> None:
-        """Ends this process's leadership, if any: signs off, so that another takes over at once, and unlocks."""
+        """Ends this process's leadership, if any: signs off, so that another takes over at once, and unlocks.
+
+        Hazard: an interrupt where a `with` ends, as under a debugger, leaves its lock taken for ever. So nobody waits
+        for it who need not: what it guards is over by then.
+        """
+        if not self.leading:
+            return
         with self._ending:
             leadership = self._leadership
             if leadership is None:

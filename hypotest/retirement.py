@@ -37,8 +37,9 @@ class Totals:
 
     def close(self) -> None:
         """Once this returns, nothing is folded any more."""
-        with self._folding:
-            self._closed = True
+        if not self._closed:  # or the lock may be left taken, see `Campaign.step_down`
+            with self._folding:
+                self._closed = True
 
     def abandon(self) -> None:
         """As `close`, in a child, where the lock may be a dead thread's."""

@@ -98,7 +98,7 @@ def test_an_exception_in_the_first_call(server: ServerProcess, tmp_path: Path) -
 
 BEGINNING = ("start", "_open", "_build")
 ENDING = ("retire", "close", "stop")
-STEPPING_DOWN = ("step_down", "end", "held", "release", "is_open_on")
+STEPPING_DOWN = ("step_down", "end", "close", "held", "release", "is_open_on")
 
 
 def test_an_exception_where_the_first_call_begins_what_lasts(server: ServerProcess, tmp_path: Path) -> None:
@@ -130,9 +130,47 @@ def test_an_exception_while_a_leader_steps_down(server: ServerProcess, tmp_path:
         tmp_path / "state",
         f"[interrupted('config', 'leading', 'SoftTimeLimitExceeded', first={random.randint(1, 3)}, stride=3,"
         f" only={STEPPING_DOWN})]",
-        last="until(lambda: hypotest.status().is_leader, 'leads again')",
+        last="until(lambda: hypotest.status().is_leader, 'leads again')\n"
+        "until(lambda: campaigns() == 1, 'one campaign is left')",
     )
     sound(rows, *STEPPING_DOWN)
+
+
+def test_an_exception_while_a_client_is_retired_that_begins_to_lead(server: ServerProcess, tmp_path: Path) -> None:
+    """Its thread gives back what it has just taken, also where `step_down` was cut off and left its own lock taken."""
+    source = """
+from tests.faults.bytecodes import *
+from hypotest.lock import LeaderLock
+assert hypotest.wait_until_ready(10)
+hypotest.config(pull_interval=80_000)
+until(lambda: not campaigns(), "the first campaign is over")
+acquire = LeaderLock.acquire
+taken, config_called = threading.Event(), threading.Event()
+def acquired(lock):
+    if acquire(lock):
+        taken.set()
+        assert config_called.wait(20)
+        return True
+LeaderLock.acquire = acquired
+row = Row("config", "beginning to lead", "TimeoutError")
+bytecodes = Bytecodes(0, raising(TimeoutError), ("step_down",))
+while bytecodes.where or not bytecodes.at:
+    taken.clear(), config_called.clear()
+    hypotest.kpi_event(f"kpi_event/{bytecodes.at}", user_id="u")
+    assert taken.wait(20), (row, hypotest.status())
+    bytecodes = Bytecodes(bytecodes.at + 1, bytecodes.act, bytecodes.only)
+    try:
+        with bytecodes:
+            CALLS["config"]("")
+    except TimeoutError:
+        row.reached += 1
+    config_called.set()
+    row.tell(bytecodes)
+    until(lambda: not campaigns(), f"the campaign is over that was interrupted at {bytecodes.where}")
+assert row.tried == row.reached == row.bytecodes >= 3, row
+assert hypotest.flush(20), hypotest.status()
+"""
+    run(source, sdk_env(server, tmp_path / "state"), deadline=120)
 
 
 def test_an_exception_at_the_cap(server: ServerProcess, tmp_path: Path) -> None:
