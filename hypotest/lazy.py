@@ -13,6 +13,7 @@ import time
 from types import ModuleType
 
 _POLL = 0.005
+_PATIENCE = 5.0
 
 importing = threading.RLock()
 _importer: list[int] = []
@@ -25,13 +26,27 @@ def load(name: str) -> ModuleType:
     module = _loaded.get(name) or sys.modules.get(name)
     if module is None or getattr(module.__spec__, "_initializing", False):  # as importlib tells that one is half-way
         with importing:
-            try:
-                _importer.append(threading.get_ident())
-                module = importlib.import_module(name)
-            finally:
-                _importer.clear()
+            module = _import(name)
     _loaded[name] = module
     return module
+
+
+def load_aside(name: str) -> ModuleType:
+    """The same in a thread of ours. It does not wait for ever: an interrupt of a fork may have left the lock taken."""
+    taken = importing.acquire(timeout=_PATIENCE)
+    try:
+        return _import(name)
+    finally:
+        if taken:
+            importing.release()
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        _importer.append(threading.get_ident())
+        return importlib.import_module(name)
+    finally:
+        _importer.clear()
 
 
 def load_within(name: str, seconds: float) -> ModuleType | None:

@@ -86,21 +86,26 @@ class Campaign:
             self._turn.pop()
         except IndexError:
             return
-        self._pause.wait(_AFTER_YOU)
-        while not self._stopped and not self._abandoned:
-            try:
-                self.tick()
-                self._rest()
-            except Exception as error:  # noqa: BLE001 - the campaign must outlive everything
-                self._unexpected(error)
-                self._not_before = time.monotonic() + _LOCK_BACKOFF
-                self._pause.wait(_TICK)
-        if not self._abandoned:
-            self._watch.close()
-            self.step_down()  # `stop` may have come while this thread became the leader, or been cut by an interrupt
-            self._dismiss()
-            self._at_end()
-            self._each_second = self._at_end = _nothing  # they hold the client, which holds this
+        try:
+            self._pause.wait(_AFTER_YOU)
+            while not self._stopped and not self._abandoned:
+                try:
+                    self.tick()
+                    self._rest()
+                except Exception as error:  # noqa: BLE001 - the campaign must outlive everything
+                    self._unexpected(error)
+                    self._not_before = time.monotonic() + _LOCK_BACKOFF
+                    self._pause.wait(_TICK)
+        finally:  # also where the host kills all greenlets
+            if not self._abandoned:
+                self._end()
+
+    def _end(self) -> None:
+        self._watch.close()
+        self.step_down()  # `stop` may have come while this thread became the leader, or been cut by an interrupt
+        self._dismiss()
+        self._at_end()
+        self._each_second = self._at_end = _nothing  # they hold the client, which holds this
 
     def _rest(self) -> None:
         """Until the next look: a moment, or longer if the kernel tells this follower when the leader ends."""
@@ -115,8 +120,11 @@ class Campaign:
         now = time.monotonic()
         if now - self._second >= 1.0:
             self._second = now
-            self._each_second()
-            leadership = self._leadership
+            try:
+                self._each_second()
+            except Exception as error:  # noqa: BLE001 - the lock is looked at all the same
+                self._unexpected(error)
+            leadership = None if self._stopped else self._leadership
             if leadership is not None and not self._lock.held():
                 log.line(log.WARNING, "leader: %s is gone or replaced, stepping down", self._lock.path)
                 self.step_down()
@@ -148,7 +156,7 @@ class Campaign:
             return
         try:
             if self._lock.acquire():
-                self._leadership = leadership = lazy.load("hypotest.leadership").Leadership(self._post)
+                self._leadership = leadership = lazy.load_aside("hypotest.leadership").Leadership(self._post)
                 leadership.begin()  # if `stop` came just now, with loops that end at once
                 return
         except Exception as error:  # noqa: BLE001 - a lock or an import that fails: back off, and let others try

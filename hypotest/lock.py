@@ -15,8 +15,8 @@ _PATIENCE = 5.0
 opening = threading.RLock()
 """Held while a lock file is opened. A fork waits for it: no child gets a descriptor that nobody knows of yet."""
 
-_open: dict[int, tuple[int, int]] = {}
-"""The descriptors of this process on lock files, and what they were opened on; in it before they may hold a lock."""
+_open: dict[int, tuple[int, tuple[int, int]]] = {}
+"""The descriptors on lock files: which process opened them, and on what; in it before they may hold a lock."""
 
 
 def abandon_inherited() -> None:
@@ -27,11 +27,11 @@ def abandon_inherited() -> None:
     """
     global opening  # noqa: PLW0603 - the old one may be held by a thread of the parent
     opening = threading.RLock()
-    while _open:
-        fd, file = _open.popitem()
-        with interrupts.suppress(OSError):
-            if platform.is_open_on(fd, file):
-                os.close(fd)
+    for fd, (pid, file) in list(_open.items()):
+        if pid != os.getpid() and _open.pop(fd, None) is not None:  # another thread of the child may lead already
+            with interrupts.suppress(OSError):
+                if platform.is_open_on(fd, file):
+                    os.close(fd)
 
 
 class LeaderLock:
@@ -46,6 +46,7 @@ class LeaderLock:
         self._fd = -1
         self._file = (0, 0)
         self._pid = 0
+        self._taken = False
 
     def acquire(self) -> bool:
         """Takes the lock if it is free.
@@ -56,11 +57,12 @@ class LeaderLock:
         calm = opening.acquire(timeout=_PATIENCE)
         try:
             fd = platform.open_own(self.path, os.O_RDWR | os.O_CREAT)
-            self._file = _open[fd] = platform.file_of(os.fstat(fd))
+            self._file, self._pid = platform.file_of(os.fstat(fd)), os.getpid()
+            _open[fd] = self._pid, self._file
         finally:
             if calm:
                 opening.release()
-        self._fd, self._pid = fd, os.getpid()
+        self._fd = fd
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -69,6 +71,7 @@ class LeaderLock:
             if error.errno in _HELD_ELSEWHERE:
                 return False
             raise
+        self._taken = True
         if not self.held():
             self.release()
         return self._fd >= 0
@@ -77,11 +80,12 @@ class LeaderLock:
         """Whether the lock is held, and on the file its path names: an unlinked file permits a second leader."""
         with interrupts.suppress(OSError):
             named = platform.file_of(os.stat(self.path))
-            return self._fd >= 0 and named == self._file and platform.is_open_on(self._fd, self._file)
+            return self._taken and named == self._file and platform.is_open_on(self._fd, self._file)
         return False
 
     def release(self) -> None:
         """Gives the lock back. The file stays: to unlink it would permit a second leader."""
+        self._taken = False  # first: it may be another's as soon as it is unlocked, and an interrupt come then
         fd = self._fd
         if fd >= 0 and fd in _open and platform.is_open_on(fd, self._file):
             with interrupts.suppress(OSError):
@@ -94,4 +98,4 @@ class LeaderLock:
 
     def forget(self) -> None:
         """In a child: the descriptor is the parent's, and closed by `abandon_inherited`."""
-        self._fd = -1
+        self._fd, self._taken = -1, False

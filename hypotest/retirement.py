@@ -26,6 +26,8 @@ class Totals:
 
     def fold(self, name: str, rows: Sequence[int]) -> bool:
         """Adds the counts of a segment; not once they are closed. Without a name, in any case: see `ControlPage`."""
+        if self._closed:
+            return False
         with self._folding:
             if not self._closed:
                 self._control.fold(name, rows)

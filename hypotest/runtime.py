@@ -153,8 +153,8 @@ def retire(client: Client) -> None:
         taken = _here.built.pop(_CURRENT, None)
         if taken is client:
             _here.former = client.reader or _here.former
-        elif taken is not None:  # another thread was quicker, and there is a next one already
-            _here.built.setdefault(_CURRENT, taken)
+        elif taken is not None and _here.built.setdefault(_CURRENT, taken) is not taken:
+            taken.close()  # another thread was quicker, and there is a next one already, and one after that
         client.close()
     except BaseException:  # an interrupt, maybe before the campaign was told
         if client.campaign is not None and not client.campaign.stopping:

@@ -117,7 +117,11 @@ class Spool:
             words[POSITION] = position + ONE + (length + 15 & -8)  # publish last
         except OSError as error:
             interrupts.let_through(error)
-            raise self._refusal("disk", str(error)) from error
+            if open_segment is None or open_segment.segment.in_place():
+                raise self._refusal("disk", str(error)) from error
+            closed, open_segment = open_segment, None  # by the host, with all descriptors; not mapped, it is lost to us
+            self._finish(closed.segment)
+            self.append(payload)
         finally:
             if open_segment is not None:
                 self._idle.append(open_segment)
@@ -154,10 +158,11 @@ class Spool:
         return False
 
     def _count(self, slot: int, counting: Writer) -> None:
-        if counting.limit:
-            counting.segment.count(slot)
-        else:  # deleted: the next file has the count
-            self.instance.unreported[slot] += 1
+        with interrupts.suppress(OSError):
+            if counting.limit:
+                counting.segment.count(slot)
+                return
+        self.instance.unreported[slot] += 1  # deleted, or closed by the host: the next file has the count
 
     def _open_tally(self) -> None:
         """Makes a segment that holds counts and never an event, in spite of the cap: for a process without another."""
@@ -185,7 +190,7 @@ class Spool:
 
     def unreported(self) -> list[int]:
         """Counts that are in no segment any more, or in none yet."""
-        return accounts.add([self.instance.unreported, *map(_written_off, self._deleted)])
+        return accounts.add([self.instance.unreported, *(_written_off(held)[0] for held in self._deleted)])
 
     def _refusal(self, reason: str, detail: str) -> EventRefused:
         self.refuse(reason)
@@ -348,13 +353,18 @@ class Spool:
 
     def _write_off_deleted(self) -> int:
         deleted, self._deleted = self._deleted, []
-        self.instance.unreported = accounts.add([self.instance.unreported, *map(_written_off, deleted)])
-        return sum(held.unsettled() for held in deleted)
+        lost, unreported = 0, self.instance.unreported
+        for held in deleted:
+            rows, unsettled = _written_off(held)
+            lost += unsettled
+            for slot, n in enumerate(rows):  # in place: a new list would lose what another thread adds meanwhile
+                unreported[slot] += n
+        return lost
 
     def _give_up_taken(self) -> None:
         for held in list(self.segments.values()):
             writer = held.writer and held.writer()
-            if writer and writer.limit and held.named and not held.in_place() and held.words[FINISHED] != DONE:
+            if writer and writer.limit and held.named and not held.in_place() and not _is_done(held):
                 if held.has_name():
                     self._unlocked.append(held)
                 else:
@@ -399,8 +409,16 @@ class Spool:
                     self._finish(held.pop().segment)
 
 
-def _written_off(deleted: Segment) -> list[int]:
-    """The counts of a segment that was deleted: what was not settled is lost."""
-    rows = deleted.counters()
-    rows[accounts.drop_slot("lost")] += deleted.unsettled()
-    return rows
+def _is_done(held: Segment) -> bool:
+    with interrupts.suppress(OSError):  # not mapped, and closed by the host
+        return held.words[FINISHED] == DONE
+    return False
+
+
+def _written_off(deleted: Segment) -> tuple[list[int], int]:
+    """The counts of a segment that was deleted, and how many events are lost with it: all that were not settled."""
+    with interrupts.suppress(OSError):  # not mapped, and closed by the host: nobody knows
+        rows, unsettled = deleted.counters(), deleted.unsettled()
+        rows[accounts.drop_slot("lost")] += unsettled
+        return rows, unsettled
+    return [0] * accounts.SLOTS, 0

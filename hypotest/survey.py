@@ -45,11 +45,7 @@ def survey(state: StateDir, own: Mapping[str, Segment], without: Collection[str]
             if name == entry.name or name in without:
                 continue
             with interrupts.suppress(FileNotFoundError, CorruptFile, ValueError):
-                held = own.get(entry.path)
-                if held is not None:
-                    position, counters = held.position(), held.counters()
-                else:
-                    position, _, counters = segment.peek(entry.path)
+                position, _, counters = _look(entry.path, own)
                 rows.append(counters)
                 marks[entry.path] = position
                 size += entry.stat().st_size
@@ -58,13 +54,25 @@ def survey(state: StateDir, own: Mapping[str, Segment], without: Collection[str]
 
 def is_settled(path: str, position: int, own: Mapping[str, Segment]) -> bool:
     """Whether the events of a segment up to `position` are settled; a segment without a file is."""
-    held = own.get(path)
     try:
-        acknowledged = held.acknowledged() if held is not None else segment.peek(path)[1]
+        acknowledged = _look(path, own)[1]
     except OSError as error:
         interrupts.let_through(error)
         return isinstance(error, FileNotFoundError)
     return frames(acknowledged) >= frames(position)
+
+
+def _look(path: str, own: Mapping[str, Segment]) -> tuple[int, int, list[int]]:
+    """What `segment.peek` tells of a segment, also of one that this process writes."""
+    held = own.get(path)
+    if held is not None:
+        try:
+            return held.position(), held.acknowledged(), held.counters()
+        except OSError as error:
+            interrupts.let_through(error)
+            if held.in_place():
+                raise
+    return segment.peek(path)  # where the host has closed ours, which is not mapped, its lock is gone already
 
 
 def server_of(state: StateDir) -> str:

@@ -80,7 +80,7 @@ class Watch:
     def _open(self, pid: int) -> None:
         # Gone, or forbidden; a kernel before 5.3; a damaged word that is no pid.
         with suppress(OSError, ImportError, AttributeError, OverflowError):
-            select = lazy.load("select")
+            select = lazy.load_aside("select")
             poll = select.poll()
             self._fd = os.pidfd_open(pid)
             poll.register(self._fd, select.POLLIN)

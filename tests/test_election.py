@@ -231,6 +231,48 @@ def test_filelock_contends_with_the_leader(server: ServerProcess, tmp_path: Path
     expect_each_once(server, "one", "two")
 
 
+def test_a_follower_whose_host_left_the_lock_of_imports_taken(server: ServerProcess, tmp_path: Path) -> None:
+    """As a signal handler that raises in a hook of a fork does: who has leader.lock must come to lead all the same."""
+    env = sdk_env(server, tmp_path / "state")
+    source = """
+from hypotest import lazy
+assert hypotest.wait_until_ready(10) and "hypotest.leadership" not in sys.modules
+lazy.importing.acquire()
+say("left taken")
+until(lambda: hypotest.status().is_leader, "leads")
+"""
+    with Script(WORKER, env) as leading:
+        leading.wait_for("ready")
+        with Script(source, env) as follower:
+            follower.wait_for("left taken")
+            leading.process.kill()
+            follower.result()
+
+
+GREENLETS = """
+from gevent import monkey
+monkey.patch_all()
+import gc, gevent
+"""
+KILLED = """
+until(lambda: hypotest.status().is_leader, "leads")
+gevent.killall([each for each in gc.get_objects() if isinstance(each, gevent.Greenlet)])
+say("killed")
+sys.stdin.readline()
+"""
+
+
+def test_a_leader_whose_greenlets_the_host_kills(server: ServerProcess, tmp_path: Path) -> None:
+    """It steps down: its process lives on, and would keep all others from the lead."""
+    pytest.importorskip("gevent", reason="gevent is not installed")
+    env = sdk_env(server, tmp_path / "state")
+    with Script(KILLED, env, first=GREENLETS) as killed:
+        killed.wait_for("killed")
+        run('until(lambda: hypotest.status().is_leader, "leads")', env)
+        killed.tell()
+        killed.result()
+
+
 def test_a_leader_that_can_start_no_more_threads(server: ServerProcess, tmp_path: Path) -> None:
     """At a limit of threads, or while the interpreter goes down, the campaign's own thread polls and sends."""
     source = """

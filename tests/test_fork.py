@@ -243,6 +243,33 @@ say("joined")
         expect_apart(host.goals)
 
 
+def test_two_threads_make_the_first_calls_of_a_child(server: ServerProcess, tmp_path: Path) -> None:
+    """The one that turns from what was inherited may be held up: it must not close what the other has opened since."""
+    source = """
+from hypotest import lock, runtime
+until(lambda: hypotest.status().is_leader, "leads")
+def first_calls():
+    hypotest.config(token="child")  # a namespace of its own, in which it leads at once
+    abandon, held_up, goes_on = runtime._abandon, threading.Event(), threading.Event()
+    def late(inherited):
+        held_up.set()
+        assert goes_on.wait(20)
+        abandon(inherited)
+    runtime._abandon = late
+    thread = threading.Thread(target=runtime.current)
+    thread.start()
+    assert held_up.wait(20)
+    runtime._abandon = abandon
+    campaign = runtime.current().campaign
+    until(lambda: campaign.leading, "the child leads")
+    goes_on.set()
+    thread.join()
+    assert campaign.leading and campaign._lock.held()
+join(child(first_calls))
+"""
+    run(source, sdk_env(server, tmp_path / "state"))
+
+
 def test_a_child_does_not_keep_its_dead_parents_lock(server: ServerProcess, tmp_path: Path) -> None:
     """When a leader is killed whose idle child lives on, another process takes over: the child holds no lock."""
     source = """

@@ -112,7 +112,11 @@ def test_an_end_without_exit_handlers_loses_nothing(server: ServerProcess, tmp_p
     expect_each_once(server, "last", n=1)
 
 
-def test_a_host_that_closes_all_descriptors_loses_nothing(server: ServerProcess, tmp_path: Path) -> None:
+UNMAPPED = "from hypotest import platform\nplatform.mappable = lambda _: False\n"
+
+
+@pytest.mark.parametrize("first", ["", UNMAPPED], ids=["mapped", "not mapped"])
+def test_a_host_that_closes_all_descriptors_loses_nothing(server: ServerProcess, tmp_path: Path, first: str) -> None:
     """As one does that becomes a daemon: with them go the locks, and the leader takes the file for an orphan's."""
     env = sdk_env(server, tmp_path / "state", send_interval=0.1)
     source = """
@@ -131,8 +135,31 @@ assert not any(status.dropped.values()), status
     patience = 'from hypotest.backlog import Backlog\nBacklog.__init__.__kwdefaults__["patience"] = 60\n'
     with Script(patience + LEADS, env) as leading:
         leading.wait_for("leads")
-        run(source, {**env, "HT_LEADER": "off"})
+        run(source, {**env, "HT_LEADER": "off"}, first=first)
         expect_each_once(server, "before", *(f"after{n}" for n in range(16)), n=1)
+
+
+@pytest.mark.parametrize("first", ["", UNMAPPED], ids=["mapped", "not mapped"])
+def test_a_leader_whose_host_closes_all_descriptors(server: ServerProcess, tmp_path: Path, first: str) -> None:
+    """It has lost its lock, steps down and leads again, whatever has got the numbers; what it had accepted arrives."""
+    source = """
+import socket
+from hypotest import control, runtime
+keep("before", 1)
+assert hypotest.flush(20)
+campaign, page = runtime.current().campaign, runtime.current().page
+assert campaign.leading
+os.closerange(3, 1000)
+theirs = [socket.socket() for _ in range(30)]
+until(lambda: page.words[control.EPOCH] == 2 and campaign.leading and campaign._lock.held(), "leads again")
+for n in range(16):
+    keep(f"after{n}", 1)
+assert hypotest.flush(20), hypotest.status()
+status = hypotest.status()
+assert (status.accepted, status.delivered, status.refused, status.dropped) == (17, 17, {}, {}), status
+"""
+    run(source, sdk_env(server, tmp_path / "state", send_interval=0.1), first=first)
+    expect_each_once(server, "before", *(f"after{n}" for n in range(16)), n=1)
 
 
 def test_flush_events_leaves_nothing_behind(server: ServerProcess, tmp_path: Path) -> None:

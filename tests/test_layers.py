@@ -59,6 +59,9 @@ def module_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+LATE = ("lazy.load", "lazy.load_aside", "lazy.load_within")
+
+
 def imports(path: Path) -> set[str]:
     """Every module that a file names in an import or in lazy.load, wherever it stands."""
     found = set()
@@ -69,7 +72,7 @@ def imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             module = node.module or ""
             found |= {f"{module}.{alias.name}" for alias in node.names} if module == "hypotest" else {module}
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("lazy.load", "lazy.load_within"):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in LATE:
             assert isinstance(node.args[0], ast.Constant)
             found.add(str(node.args[0].value))
     return found

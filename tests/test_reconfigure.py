@@ -217,6 +217,33 @@ assert hypotest.flush(20)
         assert server.accounts("test-token")["events"] == 0
 
 
+def test_config_in_two_threads_at_once(server: ServerProcess, tmp_path: Path) -> None:
+    """Each client is ended that is out of use: one left behind would lead on by what was configured before."""
+    source = """
+from hypotest import runtime
+class Built(dict):  # the next call comes where a second thread that retires the same client has taken out the next one
+    def pop(self, *args):
+        taken = dict.pop(self, *args)
+        if taken is not None:
+            runtime._here.built = dict(self)
+            threading.Thread(target=runtime.current).start()
+            until(lambda: runtime._here.built, "there is a third client")
+        return taken
+first = runtime.current()
+runtime.retire(first)
+second = runtime.current()
+runtime._here.built = Built(runtime._here.built)
+runtime.retire(first)
+third = runtime.current()
+assert third not in (first, second) and first.campaign.stopping and second.campaign.stopping
+keep("kept", 5)
+until(lambda: sum(t.name == "hypotest-campaign" for t in threading.enumerate()) == 1, "one campaign")
+assert hypotest.flush(20)
+"""
+    run(source, sdk_env(server, tmp_path / "state"))
+    expect_each_once(server, "kept", n=5)
+
+
 def test_refusals_are_counted_once_over_configurations(server: ServerProcess, tmp_path: Path) -> None:
     """Also by a thread that is still in a call of the client before."""
     source = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -344,6 +345,22 @@ def test_an_event_that_is_kept_while_its_file_is_given_up(home: Namespace, monke
     monkeypatch.setattr(spool, "pack_frame_head", deleted_meanwhile)
     home.spool.append(b"2")
     assert [home.spool.check() for _ in range(2)] == [2, 0]
+
+
+def test_refusals_while_our_thread_looks_for_deleted_files(home: Namespace) -> None:
+    """Each is counted, though no file has room for a count."""
+    writing = Spool(home.state.spool, 1 << 20, NOTHING)
+    writing._tally_made = True  # as if there was one, lent out
+    usual, n = sys.getswitchinterval(), 50_000
+    sys.setswitchinterval(1e-6)
+    try:
+        thread = threading.Thread(target=lambda: [writing.refuse("disk") for _ in range(n)])
+        thread.start()
+        while thread.is_alive():
+            writing._write_off_deleted()
+    finally:
+        sys.setswitchinterval(usual)
+    assert writing.unreported()[accounts.refusal_slot("disk")] == n
 
 
 def test_the_segments_of_a_crowd_of_threads_are_given_back(home: Namespace) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from hypotest.interrupts import let_through
 from tests.faults.bytecodes import ASYNC, HOT, REENTRIES, UWSGI, Row, sweep
+from tests.namespace import run_python
 from tests.processes import run, sdk_env
 from tests.server_process import ServerProcess
 
@@ -171,6 +172,55 @@ assert row.tried == row.reached == row.bytecodes >= 3, row
 assert hypotest.flush(20), hypotest.status()
 """
     run(source, sdk_env(server, tmp_path / "state"), deadline=120)
+
+
+def test_an_exception_while_a_lock_is_given_back(tmp_path: Path) -> None:
+    """Free, it is not held: who thought so would erase the sign of the next leader."""
+    source = f"""
+import fcntl
+from tests.faults.bytecodes import *
+from hypotest.lock import LeaderLock
+lock, act = LeaderLock({str(tmp_path / "leader.lock")!r}), raising(TimeoutError)
+bytecodes, freed = Bytecodes(0, act), 0
+while bytecodes.where or not bytecodes.at:
+    assert lock.acquire() and lock.held()
+    bytecodes = Bytecodes(bytecodes.at + 1, act)
+    with suppress(TimeoutError), bytecodes:
+        lock.release()
+    other = os.open(lock.path, os.O_RDWR)
+    with suppress(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        freed += 1
+        assert not lock.held(), bytecodes.where
+    os.close(other)
+    lock.release()
+assert bytecodes.at > freed > 1, (bytecodes.at, freed)
+"""
+    assert run_python(source) == ""
+
+
+def test_an_exception_while_totals_are_closed(tmp_path: Path) -> None:
+    """Whoever is about to fold, as the sender may be, is told that they are closed, and does not wait for ever."""
+    source = f"""
+from tests.faults.bytecodes import *
+from hypotest import control
+from hypotest.retirement import Totals
+page, act = control.open_control({str(tmp_path)!r}), raising(TimeoutError)
+bytecodes, closed = Bytecodes(0, act), 0
+while bytecodes.where or not bytecodes.at:
+    totals = Totals(page)
+    bytecodes = Bytecodes(bytecodes.at + 1, act)
+    with suppress(TimeoutError), bytecodes:
+        totals.close()
+    closed += totals.closed()
+    folded = []
+    thread = threading.Thread(target=lambda: folded.append(totals.fold("", [0] * 16)), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert folded == [not totals.closed()], bytecodes.where
+assert bytecodes.at > closed > 1, (bytecodes.at, closed)
+"""
+    assert run_python(source) == ""
 
 
 def test_an_exception_at_the_cap(server: ServerProcess, tmp_path: Path) -> None:

@@ -453,4 +453,51 @@ FAULTS = [
             Removal("hypotest/statedir.py", "return os.path.join(os.path.realpath(parent), name)", "return root"),
         ),
     ),
+    Fault(
+        fault="config() in two threads at once, with calls in between",
+        happens="Every client that is out of use is ended",
+        test="tests/test_reconfigure.py::test_config_in_two_threads_at_once",
+        figure="3 clients, 1 campaign; before, one led on by what was configured before",
+        removals=(
+            Removal(
+                "hypotest/runtime.py",
+                "            taken.close()  # another thread",
+                "            pass  # another thread",
+            ),
+        ),
+    ),
+    Fault(
+        fault="Two threads of a child make its first calls at once, and one is held up",
+        happens="It turns from what is the parent's, and from that alone",
+        test="tests/test_fork.py::test_two_threads_make_the_first_calls_of_a_child",
+        figure="leads with its lock; before, the child's own was closed",
+        removals=(Removal("hypotest/lock.py", "if pid != os.getpid() and _open.pop", "if _open.pop"),),
+    ),
+    Fault(
+        fault="The host kills all greenlets, and ours with them, and lives on",
+        happens="It steps down, and another process leads",
+        test="tests/test_election.py::test_a_leader_whose_greenlets_the_host_kills",
+        figure="another leads; before, none, for as long as that process lived",
+        removals=(
+            Removal(
+                "hypotest/leader.py",
+                "            if not self._abandoned:\n                self._end()",
+                "            if self._stopped and not self._abandoned:\n                self._end()",
+            ),
+        ),
+    ),
+    Fault(
+        fault="Events are refused in a thread of the host's while ours looks for deleted files",
+        happens="Each refusal is counted",
+        test="tests/test_spool_limits.py::test_refusals_while_our_thread_looks_for_deleted_files",
+        figure="50,000 of 50,000; before, 154,559 of 200,000 in a trial",
+        removals=(
+            Removal(
+                "hypotest/spool.py",
+                "        lost, unreported = 0, self.instance.unreported\n",
+                "        lost, unreported = 0, list(self.instance.unreported)\n"
+                "        self.instance.unreported = unreported\n",
+            ),
+        ),
+    ),
 ]
