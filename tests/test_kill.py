@@ -200,7 +200,7 @@ def test_flush_events_waits_for_what_was_accepted_under_another_configuration(
     server: ServerProcess, tmp_path: Path, source: str, alone: bool
 ) -> None:
     """`config()` begins anew, and what was accepted until then is this process's all the same."""
-    in_vain = alone and sys.version_info >= (3, 12)  # which starts no thread at exit: then nobody leads
+    in_vain = alone and sys.version_info >= (3, 12)  # which may start no thread at exit: then nobody leads
     env = sdk_env(server, tmp_path / "state", send_interval=60, flush_timeout=3 if in_vain else 20)
     with contextlib.ExitStack() as stack:
         if not alone:
@@ -209,7 +209,6 @@ def test_flush_events_waits_for_what_was_accepted_under_another_configuration(
         output = run(source, env)
         if "exit: events of this process are not delivered yet; they are kept on disk" in output:
             assert in_vain
-            assert "no thread can be started here" in output
             run("assert hypotest.flush(20)", env)
         expect_each_once(server, "kept")
 
