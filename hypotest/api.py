@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 
@@ -39,7 +40,7 @@ def config(  # noqa: PLR0913 - of one parameter each
     *,
     server_url: str | None = None,
     allow_http: bool | None = None,
-    state_dir: str | None = None,
+    state_dir: str | os.PathLike[str] | None = None,
     send_interval: float | None = None,
     flush_timeout: float | None = None,
     max_spool_bytes: int | None = None,

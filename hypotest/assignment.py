@@ -112,7 +112,7 @@ def offline(override: object) -> Variant:
     Args:
         override: the caller's; anything but a non-empty str counts as absent.
     """
-    return Variant(str(override)) if isinstance(override, str) and override else CONTROL_VARIANT
+    return Variant(str.__str__(override)) if isinstance(override, str) and override else CONTROL_VARIANT
 
 
 def threshold(total: float) -> int:

@@ -236,7 +236,7 @@ class Backlog:
         if held is not None:
             return Source(held, own=True) if held.unsettled() or held.words[FINISHED] == DONE else None
         try:
-            return Source(segment.open_segment(path), own=False)
+            return Source(segment.open_segment(path, mapped=self._control.mapped), own=False)
         except FileNotFoundError:
             return None
         except CorruptFile:
@@ -377,11 +377,17 @@ class Backlog:
             settled += decided
         return settled
 
-    def expire(self) -> None:
-        """Drops, by count, what is over age and would be sent next; sends nothing."""
+    def expire(self, seconds: float) -> None:
+        """Drops, by count, what is over age and would be sent next; sends nothing.
+
+        Begins no further segment after so many seconds: one takes 0.2 s at most, and those that are done retire.
+        """
         self.scan()
+        deadline = time.monotonic() + seconds
         for source in list(self._sources.values()):
             self._take(source, Batch(), 1, 1)
+            if time.monotonic() > deadline:
+                break
 
     def sweep_quarantine(self) -> None:
         """Deletes what has been in quarantine for longer than events are kept."""

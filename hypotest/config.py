@@ -6,6 +6,7 @@ A value that cannot be used is a `ConfigError`, which the caller turns into one 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 
@@ -84,6 +85,10 @@ def _path(value: object) -> str:
     path = value.__fspath__() if hasattr(value, "__fspath__") else value
     if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
         raise ConfigError("expected an absolute path")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ConfigError("expected a path that the file system's encoding has") from None
     return without_slash(path)
 
 
@@ -115,6 +120,12 @@ def _level(value: object) -> str:
     # logging takes the short names too, and 1.0.9 did.
     short = {"warn": "WARNING", "fatal": "CRITICAL"}.get(value.strip().lower()) if isinstance(value, str) else None
     return short or _choice(*_LEVELS)(value)
+
+
+def _leader(value: object) -> str:
+    # What YAML and templates make of an unquoted `off`.
+    text = str(value).strip().lower() if isinstance(value, (str, bool)) else ""
+    return "off" if text in _FALSE else _choice("auto", "off")(value)
 
 
 class Option:
@@ -151,7 +162,7 @@ class Config(Record):
     max_event_age: float = _option("HT_MAX_EVENT_AGE", 7 * 86_400.0, _number(60, 3650 * 86_400, "seconds"))
     hash_ids: str | None = _option("HT_HASH_IDS", None, _salt, secret=True)
     connection_timeout: float = _option("HT_CONNECTION_TIMEOUT", 2.0, _number(0.05, 300, "seconds"))
-    leader: str = _option("HT_LEADER", "auto", _choice("auto", "off"))
+    leader: str = _option("HT_LEADER", "auto", _leader)
 
     def __init__(self, **values: object) -> None:
         """Takes parameters by name, valid ones; the others have their defaults."""

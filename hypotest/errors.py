@@ -10,7 +10,6 @@ HypotestError
 │   └── CorruptFile        a file that is not what its name says
 ├── ThreadsStandStill      the host lets no thread of ours move while it waits for a request
 └── TransportError         the server did not do what was asked; nothing is lost, try later
-    ├── TimedOut           the connection stood, and there was no answer in time: smaller batches may pass
     ├── Unauthorized       401, 403
     ├── PayloadTooLarge    413: the same events in smaller batches may pass
     └── PayloadRejected    400, 422: one of the events may be at fault
@@ -73,10 +72,6 @@ class TransportError(HypotestError):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-
-
-class TimedOut(TransportError):
-    """The connection stood, and there was no answer in time: what was sent may be too much for the line."""
 
 
 class Unauthorized(TransportError):

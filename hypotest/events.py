@@ -10,6 +10,7 @@ when it leaves. To do that in the application's call took a tenth of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from math import isfinite
 from time import gmtime, strftime, time_ns
 
@@ -201,15 +202,23 @@ def _tags(tags: object, override_reason: str | None = None) -> bytes:
     clean: dict[str, object] = {}
     if isinstance(tags, Mapping):
         for key, value in _items(tags):
-            if value is None or not isinstance(key, str) or (isinstance(value, str) and str.lower(value) == "null"):
+            if value is None or not isinstance(key, str) or _is_null(value):
                 continue
             clean[key] = str(value) if type(value) is float and not isfinite(value) else value
     elif tags is not None:
-        log.limited(log.WARNING, "tags", "tags are a mapping: %s is left out", log.shown(tags))
+        log.limited(log.WARNING, "tags", "tags are a mapping: a %s is left out", type(tags).__name__)
     if override_reason:
         clean["override_reason"] = override_reason
     clean.update(_SDK_TAGS)
     return b',"tags_name_value":%b}' % _json(clean)
+
+
+def _is_null(value: object) -> bool:
+    try:
+        return isinstance(value, str) and str.lower(value) == "null"
+    except Exception as error:  # noqa: BLE001 - a proxy that cannot tell what it stands for
+        let_through(error)
+        return False
 
 
 def _items(mapping: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
@@ -235,12 +244,24 @@ def as_text(value: object) -> str:
         text = str.__str__(value) if isinstance(value, str) else str(value)
     except Exception as error:  # noqa: BLE001 - a __str__ of the application must not lose the event
         let_through(error)
-        text = f"<{type(value).__name__} without a str>"
+        text = _unfit(value)
     return text.encode("utf-8", "replace").decode()
 
 
-def _fit(value: object, depth: int, nodes: list[int]) -> object:  # noqa: PLR0911 - one line for each kind of JSON
+def _unfit(value: object) -> str:
+    return f"<{type(value).__name__} without a str>"
+
+
+def _fit(value: object, depth: int, nodes: list[int]) -> object:
     """`value` as JSON has it: no cycle, no surrogate, no number beyond 64 bits, no key that is not a str."""
+    try:
+        return _fitted(value, depth, nodes)
+    except Exception as error:  # noqa: BLE001 - a class of the application must not lose the event
+        let_through(error)
+        return _unfit(value)
+
+
+def _fitted(value: object, depth: int, nodes: list[int]) -> object:  # noqa: PLR0911 - one line for each kind of JSON
     nodes[0] -= 1
     if value is None or isinstance(value, bool):
         return value
@@ -252,6 +273,8 @@ def _fit(value: object, depth: int, nodes: list[int]) -> object:  # noqa: PLR091
         return as_text(value)
     if nodes[0] < 0 or depth == 0:
         return "..."
+    if isinstance(value, Enum):
+        return _fit(value.value, depth - 1, nodes)  # as orjson has it, where nothing has to be made to fit
     if isinstance(value, Mapping):
         return {as_text(key): _fit(item, depth - 1, nodes) for key, item in _items(value) if isinstance(key, str)}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -80,7 +80,7 @@ class Instance:
             identity = Identity(int.from_bytes(os.urandom(4), "little"), self.id, number, size)
             if os.pwrite(fd, identity.header(), 0) != HEADER:
                 raise OSError(errno.ENOSPC, "short write: the disk is full")
-            segment.attach(size)
+            segment.attach(size, mapped=mapped)
             if isinstance(segment.map, mmap.mmap):
                 platform.populate(segment.map)
             writer = Writer(segment)

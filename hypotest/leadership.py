@@ -226,9 +226,9 @@ class Leadership:
             delay = self._troubled("poll", error, self._poll_failures, config.pull_interval)
             self._poll_not_before = time.monotonic() + (delay if error.retry_after else 0.0)
             return delay
-        self._poll_failures = 0
+        failed, self._poll_failures = self._poll_failures, 0
         self._untroubled("poll")
-        if self._send_failures and time.monotonic() >= self._send_not_before:
+        if failed and self._send_failures and time.monotonic() >= self._send_not_before:
             self._loops[1].wake()  # it serves again
         longest = config.pull_interval + config.pull_jitter
         parted, self._parted = self._parted, True

@@ -18,16 +18,17 @@ from hypotest.events import is_older
 from hypotest.lock import LeaderLock
 from hypotest.post import Post
 from hypotest.statedir import StateDir
-from hypotest.survey import server_of, survey
+from hypotest.survey import leaders_own, server_of, survey
 
 _TELL_EVERY = 3600.0
+_BRIEFLY = 0.1  # s a visit, at the leader's heartbeat
 
 
 def visit(post: Post, passed: int) -> int:
     """Looks after every other namespace of this user that has no leader of its own.
 
     Args:
-        post: our own namespace; events over its `max_event_age` are dropped by count there, too.
+        post: our own namespace; events over its `max_event_age`, and over their last leader's, are dropped by count.
         passed: s since the last visit, which the clock of those namespaces has lived.
 
     Returns:
@@ -85,9 +86,10 @@ def _look_after(other: StateDir, post: Post, passed: int) -> int:
     if page is None:
         return 0
     page.add(LIVED, passed)
-    max_age, cutoff = post.config.max_event_age, time.time() - post.config.max_event_age
+    max_age = max(post.config.max_event_age, leaders_own(page, "max_event_age") or 0.0)
+    cutoff = time.time() - max_age
     own = post.instance.segments  # this process may have worked there, before a config()
     backlog = Backlog(other, page, own, expired=lambda payload: is_older(payload, cutoff), max_age=max_age)
-    backlog.expire()
+    backlog.expire(_BRIEFLY)
     backlog.sweep_quarantine()
     return accounts.pending(survey(other, own).counters)

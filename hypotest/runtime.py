@@ -12,6 +12,7 @@ import importlib
 import os
 import sys
 import threading
+from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping
 
 from hypotest import interrupts, lazy, lock, log
@@ -60,6 +61,20 @@ _processes = {os.getpid(): _here}
 has reused would be worse than to hold it."""
 
 
+_NEVER_DROPPED = ("HT_TOKEN", "HT_SERVER_URL", "HT_HASH_IDS")
+_kept: dict[str, str] = {}
+
+
+def _environment() -> Mapping[str, str]:
+    """The environment, and what it had before of those whose default is no stand-in.
+
+    A host may take secrets out of it, so that no subprocess sees them. Ids would be sent as they are from its next
+    `config()` or fork on, and the token go to the default's server.
+    """
+    _kept.update((name, os.environ[name]) for name in _NEVER_DROPPED if os.environ.get(name))
+    return ChainMap(os.environ, _kept)
+
+
 def current() -> Client:
     """This process's client, built and started if need be."""
     here = _here
@@ -78,7 +93,7 @@ def _build() -> Client:
 
 def _open(here: _Process) -> Client:
     given = dict(_overrides)
-    settled, warnings = resolve(given, os.environ)
+    settled, warnings = resolve(given, _environment())
     log.configure(settled.log_level)
     for warning in warnings:
         log.limited(log.WARNING, f"env:{warning[:40]}", "%s", warning, every=log.RARELY)
@@ -135,12 +150,12 @@ def configure(values: Mapping[str, Any], unusable: Collection[str] = ()) -> None
             where a salt was meant, and no token to the default's server where another one was.
     """
     _overrides.update(values)
-    settled, _ = resolve(_overrides, os.environ)
+    settled, _ = resolve(_overrides, _environment())
     if "hash_ids" in unusable and settled.hash_ids is None:
         _overrides["hash_ids"] = os.urandom(16).hex()
     if "server_url" in unusable and settled.server_url == OPTIONS["server_url"].default:
         _overrides["server_url"] = NOWHERE
-    settled, _ = resolve(_overrides, os.environ)
+    settled, _ = resolve(_overrides, _environment())
     log.configure(settled.log_level)
     client = _here.built.get(_CURRENT)
     if client is not None and client.config != settled and _here.guard.alive:
@@ -164,7 +179,7 @@ def retire(client: Client) -> None:
 
 def begin() -> None:
     """Does what the first call would, with settings and campaign; nothing as long as there is no token."""
-    settled, _ = resolve(_overrides, os.environ)
+    settled, _ = resolve(_overrides, _environment())
     if settled.token is not None and settled.server_url and settled.connect_to_server:
         reader = current().reader
         if reader is not None:
@@ -183,7 +198,7 @@ def _last_flush() -> Client | None:
     if not _here.guard.alive:
         return None
     client = _here.built.get(_CURRENT)
-    if client is None and _here.instance.used and resolve(_overrides, os.environ)[0].flush_events:
+    if client is None and _here.instance.used and resolve(_overrides, _environment())[0].flush_events:
         client = current()  # after a `config()` and no call since
     if client is not None and client.spool is not None and client.config.flush_events:
         left = 1

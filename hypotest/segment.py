@@ -47,6 +47,7 @@ import fcntl
 import mmap
 import os
 import struct
+import sys
 import time
 from collections import deque
 from weakref import ReferenceType, ref
@@ -89,6 +90,7 @@ class Segment:
 
     __slots__ = (
         "__weakref__",
+        "_unwritten",
         "fd",
         "file",
         "full",
@@ -115,6 +117,7 @@ class Segment:
         self.named = False
         self.writer: ReferenceType[Writer] | None = None
         self.opened = time.monotonic()
+        self._unwritten = 0
 
     def make(self, draft: str) -> None:
         """Makes the file, which is closed with this segment, under the name `draft`."""
@@ -122,8 +125,10 @@ class Segment:
         opening = map(os.open, (draft,), (os.O_RDWR | os.O_CREAT | os.O_EXCL | platform.O_SAFE,), (0o600,))
         deque(map(setattr, (self,), ("fd",), opening), 0)
 
-    def attach(self, most: int = _PAGE) -> None:
+    def attach(self, most: int = _PAGE, *, mapped: bool = True) -> None:
         """Maps the file's first `most` bytes: for its writer all, for a leader the header.
+
+        Not where files cannot be `mapped`, or where this one is not: its blocks are not there yet.
 
         Raises:
             CorruptFile: it is no segment of this version.
@@ -139,7 +144,7 @@ class Segment:
         size, self.file = found_file.st_size, platform.file_of(found_file)
         self.map: mmap.mmap | FileBytes
         self.words: memoryview | FileWords
-        if size == self.full and self.full % 8 == 0:
+        if mapped and size == self.full and self.full % 8 == 0:
             self.map = platform.map_file(fd, min(size, most))
             self.words = memoryview(self.map).cast("Q")
         else:
@@ -205,7 +210,11 @@ class Segment:
 
     def counters(self) -> list[int]:
         """The segment's accounts: see `header.counters_of`."""
-        return header.counters_of(self.map[0:HEADER], self.full)
+        head = self.map[0:HEADER]
+        if self._unwritten:
+            at = 8 * ACKNOWLEDGED
+            head = head[:at] + header.with_check(self._unwritten).to_bytes(8, sys.byteorder) + head[at + 8 :]
+        return header.counters_of(head, self.full)
 
     @property
     def abandoned(self) -> bool:
@@ -222,11 +231,15 @@ class Segment:
 
     def acknowledged(self) -> int:
         """What is settled: frames << 40 | offset behind the last; as if nothing was if that is damaged."""
-        return header.acknowledged(self.words[ACKNOWLEDGED], self.full)
+        return max(self._unwritten, header.acknowledged(self.words[ACKNOWLEDGED], self.full))
 
     def acknowledge(self, mark: int) -> None:
-        """Writes down what is settled."""
-        self.words[ACKNOWLEDGED] = header.with_check(mark)
+        """Writes down what is settled; where the disk is full, and the file not mapped, this process alone knows it."""
+        try:
+            self.words[ACKNOWLEDGED] = header.with_check(mark)
+        except OSError as error:
+            interrupts.let_through(error)
+            self._unwritten = mark
 
     def end(self) -> int:
         """Where the file ends, or was meant to: nothing behind that is ours."""
@@ -373,8 +386,12 @@ def peek(path: str) -> tuple[int, int, list[int]]:
     return (*header.marks_of(head, full), header.counters_of(head, full))
 
 
-def open_segment(path: str) -> Segment:
+def open_segment(path: str, *, mapped: bool = True) -> Segment:
     """Opens a segment of another process, or a finished one.
+
+    Args:
+        path: its file.
+        mapped: whether files of that directory may be written through mappings, see `platform.mappable`.
 
     Raises:
         CorruptFile: its header is damaged.
@@ -382,5 +399,5 @@ def open_segment(path: str) -> Segment:
     """
     segment = Segment(path)
     segment.fd = platform.open_own(path, os.O_RDWR)
-    segment.attach()
+    segment.attach(mapped=mapped)
     return segment

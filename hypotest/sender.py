@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 
 from hypotest import log, pace
 from hypotest.backlog import DELIVERED, Backlog, Batch, Fate
-from hypotest.errors import PayloadRejected, PayloadTooLarge, TimedOut, TransportError
+from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError
 from hypotest.events import sent
 from hypotest.transport import Transport
 
 MAX_EVENTS = 1000
 MAX_BYTES = 512 << 10
-_MOST_HALVINGS = 6
+_MOST_HALVINGS = 9  # of 1000 events: 1
 _QUICK = 2.0  # s: a batch acknowledged within that doubles the next
 _PROBES = 32  # events sent alone, to see whether a server refuses everything
 _RUN = 100  # events, between two rests
@@ -27,8 +27,9 @@ class Sender:
     Attributes:
         full: whether the last batch was as large as one may be, so that more may wait.
 
-    On a line that cannot carry a whole batch in time none would ever arrive: each that is not answered in time halves
-    the next one, down to 15 events; each that is acknowledged within two seconds doubles it.
+    Each batch that is not acknowledged halves the next one, down to one event; each that is within two seconds doubles
+    it. Or none would ever arrive on a line too thin for a whole one, or where a proxy hangs up on a large one; and an
+    event that makes the server fail would keep all others, which come in turn, from it.
     """
 
     def __init__(self, transport: Transport, backlog: Backlog) -> None:
@@ -55,11 +56,11 @@ class Sender:
         began = time.monotonic()
         try:
             self._send(batch.ids, batch.payloads)
-        except TimedOut:
-            self._halvings = min(self._halvings + 1, _MOST_HALVINGS)
-            raise
         except (PayloadTooLarge, PayloadRejected) as refusal:
             return self._settle_parts(batch, refusal)
+        except TransportError:
+            self._halvings = min(self._halvings + 1, _MOST_HALVINGS)
+            raise
         if time.monotonic() - began < _QUICK:
             self._halvings = max(self._halvings - 1, 0)
         return self._backlog.settle(batch, [DELIVERED] * len(batch.ids))

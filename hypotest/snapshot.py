@@ -54,6 +54,7 @@ LENGTHS = struct.Struct("=II")
 INDEX = 64
 _PREFIX, _SUFFIX = "settings-", ".snap"
 _ATTEMPTS = 3
+_MOST_MISSED, _LONG = 1000, 200  # names without an experiment that are remembered, and characters of one
 _MOST_DIGITS = 18  # of a generation: it has to fit its word in the control page
 
 
@@ -184,7 +185,7 @@ class _View:
     def __init__(self, generation: int, snapshot: Snapshot | None) -> None:
         self.generation = generation
         self.snapshot = snapshot
-        self.decoded: dict[str, Experiment] = {}
+        self.decoded: dict[str, Experiment | None] = {}
 
 
 class Reader:
@@ -254,10 +255,14 @@ class Reader:
         return self._load(view, name) if type(name) is str else None
 
     def _load(self, view: _View, name: str) -> Experiment | None:
-        record = view.snapshot.get(name) if view.snapshot is not None else None
-        if record is None:
+        if view.snapshot is None:
             return None
-        return view.decoded.setdefault(name, self._decode(record))
+        record = view.snapshot.get(name)
+        if record is not None:
+            return view.decoded.setdefault(name, self._decode(record))
+        if len(view.decoded) < view.snapshot.count + _MOST_MISSED and len(name) < _LONG:
+            view.decoded[name] = None  # code outlives its experiment: the slot of one may be large, and is read whole
+        return None
 
     def _refresh(self) -> _View:
         """Turns to the generation in force; stays with the present settings if that cannot be read."""

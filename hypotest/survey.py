@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -78,6 +78,11 @@ def _look(path: str, own: Mapping[str, Segment]) -> tuple[int, int, list[int]]:
 def server_of(state: StateDir) -> str:
     """The server that the last leader of a namespace delivered to, "" if it is not known."""
     page = control.open_existing(state.path)
+    return str((page and leaders_own(page, "server_url")) or "")
+
+
+def leaders_own(page: control.ControlPage, option: str) -> Any:
+    """What the last leader of a namespace had as an option, None if that is not known."""
     with interrupts.suppress(ValueError, TypeError, KeyError, ConfigError):
-        return str(parse("server_url", orjson.loads(page.text(control.LEADER_CONFIG))["server_url"])) if page else ""
-    return ""
+        return parse(option, orjson.loads(page.text(control.LEADER_CONFIG))[option])
+    return None

@@ -31,7 +31,7 @@ from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError
 
 from hypotest.config import SDK_TYPE, VERSION, Config
-from hypotest.errors import PayloadRejected, PayloadTooLarge, TimedOut, TransportError, Unauthorized
+from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError, Unauthorized
 
 _SETTINGS_PATH = "/v1/all_series_tests"
 _EVENTS_PATH = "/v1/events"
@@ -202,7 +202,6 @@ class HttpTransport:
         data: bytes | None = None,
     ) -> tuple[int, bytes, requests.structures.CaseInsensitiveDict[str]]:
         url, trouble, outer = self._config.server_url, "", sys.exc_info()[1]
-        kind = TransportError
         if not (url.startswith("https:") or self._config.allow_http or _is_loopback(url)):
             raise TransportError(f"{url} is not https; allow_http=True or HT_ALLOW_HTTP=true permits it all the same")
         try:
@@ -225,11 +224,11 @@ class HttpTransport:
             if isinstance(error, requests.ConnectTimeout):
                 trouble = f"no connection within {self._timeout[0]:g} s"
             elif isinstance(chain[-1], TimeoutError):
-                kind, trouble = TimedOut, f"connected, and then {trouble}"
+                trouble = f"connected, and then {trouble}"
             _clear_frames(chain)
             del chain  # a cycle: they know this frame
         if trouble:  # out here without a context: a reporter that shows locals would find the token in its frames
-            raise kind(f"no answer: {trouble}")
+            raise TransportError(f"no answer: {trouble}")
         self._gzip = _accepts_gzip(response.headers.get("Accept-Encoding", ""))
         moved = f" to {response.headers['Location']}" if response.is_redirect else ""
         said = f"{response.reason}{moved}: {body[:_MAX_BODY_SEARCHED].decode('utf-8', 'replace')}"
@@ -259,6 +258,8 @@ class HttpTransport:
                 body += part if unpacker is None else unpacker.decompress(part, cap + 1 - len(body))
             except zlib.error as error:
                 raise TransportError("the answer is not the gzip it says it is") from error
+            if unpacker is not None and unpacker.unused_data:
+                raise TransportError("the answer goes on behind its gzip")
             if len(body) > cap:
                 raise TransportError(f"the answer is over {cap} bytes")
         if unpacker is not None and body and not unpacker.eof:

@@ -176,7 +176,8 @@ def _record(name: str, entry: Any, problems: list[Problem]) -> bytes:
         if names := entry.get("tag_names"):
             fields["tag_names"] = names
     for field in ("override_control", "override_b"):
-        if ids := [item for item in entry.get(field, ()) if isinstance(item, str)]:
+        # A set, in whatever order it comes: servers that keep it as one would have us publish at each poll.
+        if ids := sorted(item for item in entry.get(field, ()) if isinstance(item, str)):
             fields[field] = ids
     return _dumps(fields)
 

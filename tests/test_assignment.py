@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 import subprocess
 import sys
@@ -265,6 +266,10 @@ def test_shared() -> None:
     assert len({id(decide(experiment, str(n), None, None, None)) for n in range(500)}) == 2
 
 
+class Preview(str, enum.Enum):
+    B = "b"
+
+
 def test_without_an_experiment() -> None:
     """Without an experiment, or without ids, each call has a decision of its own: its memo belongs to one name."""
     for make in (assignment.undefined, assignment.no_id):
@@ -277,7 +282,8 @@ def test_without_an_experiment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "name"), [(None, "control"), ("", "control"), (5, "control"), ("b", "b"), ("any", "any")]
+    ("override", "name"),
+    [(None, "control"), ("", "control"), (5, "control"), ("b", "b"), ("any", "any"), (Preview.B, "b")],
 )
 def test_offline(override: object, name: str) -> None:
     """Without a server, an override that is a text is the variant, and all else is control."""

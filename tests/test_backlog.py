@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hypotest import accounts, quarantine, segment, source
+from hypotest import accounts, control, platform, quarantine, segment, source
 from hypotest.accounts import ACCEPTED
 from hypotest.accounts import DELIVERED as DELIVERED_SLOT
-from hypotest.backlog import DELIVERED
+from hypotest.backlog import DELIVERED, Backlog
 from hypotest.events import sent
 from hypotest.header import HEADER, POSITION
 from hypotest.segment import Segment
@@ -281,11 +281,11 @@ def test_a_leader_without_descriptors_gives_some_back(home: Namespace, monkeypat
     leader = home.backlog(NOTHING)
     room, real = [8], segment.open_segment
 
-    def opened(path: str) -> Segment:
+    def opened(path: str, *, mapped: bool) -> Segment:
         room[0] -= 1
         if room[0] < 0:
             raise OSError(errno.EMFILE, "Too many open files")
-        return real(path)
+        return real(path, mapped=mapped)
 
     monkeypatch.setattr(segment, "open_segment", opened)
     leader.scan()
@@ -293,6 +293,42 @@ def test_a_leader_without_descriptors_gives_some_back(home: Namespace, monkeypat
     assert len(leader.waiting) == 3
     monkeypatch.undo()
     assert len([payload for _ in range(3) for payload in payloads(drain(leader))]) == 12
+
+
+def unmapped(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> Backlog:
+    """A leader where files are not to be written through mappings, and the segment of a writer that is full there."""
+    monkeypatch.setattr(platform, "mappable", lambda _: False)
+    home.page = control.open_control(home.state.path)
+    writer = Spool(home.state.spool, 1 << 30, lambda: 0)
+    while not (sizes := [held.full for held in writer.segments.values() if held.end() == held.full]):
+        writer.append(b"x" * 312)  # with its frame's head a divisor of what is behind the header
+    assert sizes == [64 << 10]
+    writer.close()
+    leader = home.backlog(NOTHING)
+    leader.scan()
+    return leader
+
+
+def test_a_full_file_is_not_mapped_either_where_none_is(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written through the mapping of one may be SIGBUS on a full disk."""
+    (found,) = unmapped(home, monkeypatch)._sources.values()
+    assert isinstance(found.segment.map, platform.FileBytes)
+
+
+def test_what_is_settled_on_a_full_disk_is_not_sent_again(home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files are not mapped, it cannot be written down: the leader knows it all the same, and sends the next."""
+    leader = unmapped(home, monkeypatch)
+
+    def full(_words: platform.FileWords, _index: int, _value: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(platform.FileWords, "__setitem__", full)
+        sent_ones = drain(leader, most=100)
+    assert len({event_id for event_id, _ in sent_ones}) == len(sent_ones) == (65536 - HEADER) // 320
+    leader.scan()
+    assert os.listdir(home.state.spool) == []
+    assert home.totals()[DELIVERED_SLOT] == home.totals()[ACCEPTED] == len(sent_ones)
 
 
 def test_a_leader_has_a_share_of_the_descriptors() -> None:

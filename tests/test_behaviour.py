@@ -87,7 +87,7 @@ def test_odd_events(server: ServerProcess, tmp_path: Path) -> None:
     output = run(source, sdk_env(server, tmp_path / "state"))
     assert len(server.event_ids()) == 2
     assert "the name of a KPI event is a text: ''" in output
-    assert "tags are a mapping: 'de' is left out" in output
+    assert "tags are a mapping: a str is left out" in output
 
 
 def test_an_exit_that_nobody_waits_for(tmp_path: Path) -> None:

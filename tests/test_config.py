@@ -39,6 +39,8 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("hash_ids", b"\xff\xfe", "\udcff\udcfe"),
     ("hash_ids", 7, "7"),
     ("leader", "OFF", "off"),
+    ("leader", False, "off"),
+    ("leader", "false", "off"),
 ]
 
 BAD: list[tuple[str, Any]] = [
@@ -81,6 +83,7 @@ BAD: list[tuple[str, Any]] = [
     ("state_dir", ""),
     ("state_dir", "/with\0null"),
     ("state_dir", b"/bytes"),
+    ("state_dir", "/\ud800"),
     ("max_spool_bytes", 1000),
     ("max_event_age", 1),
     ("hash_ids", ""),

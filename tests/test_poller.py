@@ -88,6 +88,14 @@ def test_the_etag_is_sent_back(host: HttpHost, home: Home) -> None:
     assert [asked.headers.get("If-None-Match") for asked in host.asked] == [None, '"1"', None]
 
 
+def test_overrides_in_another_order_are_the_same_settings(host: HttpHost, home: Home) -> None:
+    """They are a set, and servers that keep them as one serve them in any order: each poll would be a publication."""
+    for ids in (["u1", "u2", "u3"], ["u3", "u1", "u2"], ["u2", "u3", "u1"]):
+        serves(host, {"a": {**TEST, "override_b": ids, "override_control": ids[::-1]}}, f'"{ids[0]}"')
+        home.poller.poll_once()
+    assert home.page.words[GENERATION] == 1
+
+
 @pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b'{"tests":[]}', b"[" * 200_000, b'{"tests":{"a":1e999}}x'])
 def test_unusable_settings(host: HttpHost, home: Home, body: bytes) -> None:
     """A document that is none leaves the last good settings in force, says so, and is asked for again in full."""

@@ -217,6 +217,24 @@ assert hypotest.flush(20)
         assert server.accounts("test-token")["events"] == 0
 
 
+@pytest.mark.parametrize("then", ["hypotest.config(log_level='WARNING')", "child(lambda: keep('kept', 5))"])
+def test_secrets_that_are_taken_out_of_the_environment(server: ServerProcess, tmp_path: Path, then: str) -> None:
+    """So that no subprocess sees them: ids are hashed as before, and events go to the same server, with the token."""
+    source = f"""
+keep("before", 1)
+for name in ("HT_TOKEN", "HT_SERVER_URL", "HT_HASH_IDS"):
+    del os.environ[name]
+pid = {then}
+join(pid) if pid else keep("kept", 5)
+assert hypotest.flush(20), hypotest.status()
+"""
+    run(source, sdk_env(server, tmp_path / "state", hash_ids="salt"))
+    ids = {row[0] for row in server.query("SELECT user_id FROM events")}
+    assert len(ids) == 1
+    assert "u" not in ids
+    assert server.accounts()["events"] == 6
+
+
 def test_config_in_two_threads_at_once(server: ServerProcess, tmp_path: Path) -> None:
     """Each client is ended that is out of use: one left behind would lead on by what was configured before."""
     source = """

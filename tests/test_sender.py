@@ -17,14 +17,15 @@ from hypotest import accounts, control, log
 from hypotest.accounts import ACCEPTED
 from hypotest.accounts import DELIVERED as DELIVERED_SLOT
 from hypotest.config import Config
-from hypotest.errors import PayloadRejected, PayloadTooLarge, TimedOut, TransportError
+from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError
 from hypotest.events import Encoder
 from hypotest.leadership import Leadership
 from hypotest.post import Post
 from hypotest.sender import MAX_BYTES, MAX_EVENTS, Sender
+from hypotest.spool import Spool
 from hypotest.transport import HttpTransport
 from tests.http_host import Exchange, HttpHost
-from tests.namespace import Namespace, event
+from tests.namespace import NOTHING, Namespace, event
 from tests.server_process import ServerProcess, wait_for
 
 
@@ -252,7 +253,7 @@ def test_a_line_too_thin_for_a_whole_batch(home: Namespace, host: Picky, monkeyp
         def send_events(self, body: bytes, key: str) -> None:
             sizes.append(len(json.loads(body)["events"]))
             if sizes[-1] > 100:
-                raise TimedOut("no answer in time")
+                raise TransportError("no answer in time")
             super().send_events(body, key)
 
     monkeypatch.setattr("hypotest.sender._QUICK", 60.0)
@@ -270,6 +271,49 @@ def test_a_line_too_thin_for_a_whole_batch(home: Namespace, host: Picky, monkeyp
     leader.scan()
     sizes = [sending.drain_once() for _ in range(5)]
     assert max(sizes) == MAX_EVENTS
+
+
+def test_an_event_that_makes_the_server_fail(home: Namespace, host: Picky) -> None:
+    """It stays, and so does what its process made after it; what other processes make goes out in smaller batches."""
+    host.poison, host.refused_with = {500}, 500
+    writers = [Spool(home.state.spool, 1 << 30, lambda: 0) for _ in range(40)]
+    for number in range(800):
+        writers[number // 20].append(event(number))
+    for writer in writers:
+        writer.close()
+    leader = home.backlog(NOTHING)
+    leader.scan()
+    sending = Sender(HttpTransport(Config(token="token", server_url=host.url)), leader)
+    for _ in range(200):
+        with contextlib.suppress(TransportError):
+            sending.drain_once()
+    assert sorted(host.numbers()) == sorted({*range(800)} - {*range(500, 520)})
+
+
+def test_a_poll_that_is_answered_ends_no_wait_of_the_sender_alone(home: Namespace, host: Picky) -> None:
+    """A server that serves settings and takes no events would be asked at each poll; after an outage it is, at once."""
+    leadership = without_threads(home, host.url)
+    poller, sending = leadership._loops
+    polls_fail = [False]
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.asked.method == "GET" and not polls_fail[0]:
+            exchange.reply(body=b'{"tests":{}}')
+        else:
+            exchange.reply(500)
+
+    host.answer = answer
+    append(home, 1)
+    woken = []
+    for polls_fail[0] in (False, True, False, False):
+        leadership._send()
+        sending._wake.clear()
+        leadership._poll()
+        woken.append(sending._wake.is_set())
+    assert woken == [False, False, True, False]
+    assert poller is not sending
+    leadership.end()
+    leadership.dismiss()
 
 
 def test_the_key_follows_from_the_ids(home: Namespace, host: Picky) -> None:

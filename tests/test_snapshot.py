@@ -66,6 +66,23 @@ def test_ten_thousand_records(home: Home) -> None:
     assert {name: reader.get(name) for name in records} == records
 
 
+def test_names_without_an_experiment_are_remembered(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many of them, for a generation: the slot that each would be in may be large, and is read as a whole."""
+    read: list[int] = []
+    slot = Snapshot._slot
+    monkeypatch.setattr(Snapshot, "_slot", lambda held, number: read.append(number) or slot(held, number))
+    home.publisher.publish({"here": b"1"})
+    reader = home.reader()
+    for name in ("gone", "gone", "x" * 1000, "x" * 1000, "gone"):
+        assert reader.get(name) is None
+    assert len(read) == 3
+    assert all(reader.get(f"gone {n}") is None for n in range(3000))
+    assert reader.get("here") == b"1"
+    assert len(reader._view.decoded) <= 1002
+    home.publisher.publish({"gone": b"2"})
+    assert (reader.get("gone"), reader.get("here")) == (b"2", None)
+
+
 def test_what_a_worker_allocates_goes_by_what_it_uses(home: Home) -> None:
     """The settings and one experiment of them: the same with 20,000 records as with 20."""
 

@@ -294,4 +294,17 @@ FAULTS = [
             ),
         ),
     ),
+    Fault(
+        fault="Another application of this user, with a shorter `max_event_age`, finds our events while we are away",
+        happens="They are kept for as long as our last leader would",
+        test="tests/test_outage.py::test_events_of_another_application_keep_for_as_long_as_it_wants",
+        figure="kept; before, dropped by count after the other one's time",
+        removals=(
+            Removal(
+                "hypotest/neighbours.py",
+                'max(post.config.max_event_age, leaders_own(page, "max_event_age") or 0.0)',
+                "post.config.max_event_age",
+            ),
+        ),
+    ),
 ]
