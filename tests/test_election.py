@@ -239,7 +239,7 @@ from hypotest import lazy
 assert hypotest.wait_until_ready(10) and "hypotest.leadership" not in sys.modules
 lazy.importing.acquire()
 say("left taken")
-until(lambda: hypotest.status().is_leader, "leads")
+until(lambda: hypotest.status().is_leader, "leads", 45)  # two modules, for each of which it waits 5 s
 """
     with Script(WORKER, env) as leading:
         leading.wait_for("ready")
