@@ -10,6 +10,7 @@ HypotestError
 │   └── CorruptFile        a file that is not what its name says
 ├── ThreadsStandStill      the host lets no thread of ours move while it waits for a request
 └── TransportError         the server did not do what was asked; nothing is lost, try later
+    ├── ServerAway         no connection, 429, 503: whatever was sent
     ├── Unauthorized       401, 403
     ├── PayloadTooLarge    413: the same events in smaller batches may pass
     └── PayloadRejected    400, 422: one of the events may be at fault
@@ -72,6 +73,10 @@ class TransportError(HypotestError):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ServerAway(TransportError):
+    """No connection, 429 or 503: the fault is not what was sent."""
 
 
 class Unauthorized(TransportError):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from hypotest import log, pace
 from hypotest.backlog import DELIVERED, Backlog, Batch, Fate
-from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError
+from hypotest.errors import PayloadRejected, PayloadTooLarge, ServerAway, TransportError
 from hypotest.events import sent
 from hypotest.transport import Transport
 
@@ -27,9 +27,9 @@ class Sender:
     Attributes:
         full: whether the last batch was as large as one may be, so that more may wait.
 
-    Each batch that is not acknowledged halves the next one, down to one event; each that is within two seconds doubles
-    it. Or none would ever arrive on a line too thin for a whole one, or where a proxy hangs up on a large one; and an
-    event that makes the server fail would keep all others, which come in turn, from it.
+    Each batch that is not acknowledged halves the next one, down to one event, but where the server is away; each that
+    is within two seconds doubles it. Or none would ever arrive on a line too thin for a whole one, or where a proxy
+    hangs up on a large one; and an event that makes the server fail would keep all others, which come in turn, from it.
     """
 
     def __init__(self, transport: Transport, backlog: Backlog) -> None:
@@ -58,8 +58,9 @@ class Sender:
             self._send(batch.ids, batch.payloads)
         except (PayloadTooLarge, PayloadRejected) as refusal:
             return self._settle_parts(batch, refusal)
-        except TransportError:
-            self._halvings = min(self._halvings + 1, _MOST_HALVINGS)
+        except TransportError as error:
+            if not isinstance(error, ServerAway):
+                self._halvings = min(self._halvings + 1, _MOST_HALVINGS)
             raise
         if time.monotonic() - began < _QUICK:
             self._halvings = max(self._halvings - 1, 0)

@@ -28,10 +28,10 @@ import requests
 # Not as attributes of requests and urllib3: once an import of those has failed half-way, they would never be there.
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError
 
 from hypotest.config import SDK_TYPE, VERSION, Config
-from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError, Unauthorized
+from hypotest.errors import PayloadRejected, PayloadTooLarge, ServerAway, TransportError, Unauthorized
 
 _SETTINGS_PATH = "/v1/all_series_tests"
 _EVENTS_PATH = "/v1/events"
@@ -202,6 +202,7 @@ class HttpTransport:
         data: bytes | None = None,
     ) -> tuple[int, bytes, requests.structures.CaseInsensitiveDict[str]]:
         url, trouble, outer = self._config.server_url, "", sys.exc_info()[1]
+        kind = TransportError
         if not (url.startswith("https:") or self._config.allow_http or _is_loopback(url)):
             raise TransportError(f"{url} is not https; allow_http=True or HT_ALLOW_HTTP=true permits it all the same")
         try:
@@ -222,13 +223,15 @@ class HttpTransport:
             chain = _chain(error, outer)
             trouble = self._shown(_cause(chain[-1]))
             if isinstance(error, requests.ConnectTimeout):
-                trouble = f"no connection within {self._timeout[0]:g} s"
+                kind, trouble = ServerAway, f"no connection within {self._timeout[0]:g} s"
+            elif any(isinstance(each, NewConnectionError) for each in chain):
+                kind = ServerAway
             elif isinstance(chain[-1], TimeoutError):
                 trouble = f"connected, and then {trouble}"
             _clear_frames(chain)
             del chain  # a cycle: they know this frame
         if trouble:  # out here without a context: a reporter that shows locals would find the token in its frames
-            raise TransportError(f"no answer: {trouble}")
+            raise kind(f"no answer: {trouble}")
         self._gzip = _accepts_gzip(response.headers.get("Accept-Encoding", ""))
         moved = f" to {response.headers['Location']}" if response.is_redirect else ""
         said = f"{response.reason}{moved}: {body[:_MAX_BODY_SEARCHED].decode('utf-8', 'replace')}"
@@ -294,7 +297,8 @@ def _raise_for_status(response: requests.Response, message: str) -> None:
         raise PayloadTooLarge(message, retry_after)
     if status in (400, 422):
         raise PayloadRejected(message, retry_after)
-    raise TransportError(message, retry_after)
+    away = status in (requests.codes.too_many_requests, requests.codes.service_unavailable)
+    raise (ServerAway if away else TransportError)(message, retry_after)
 
 
 def _retry_after(value: str | None) -> float | None:

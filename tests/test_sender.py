@@ -17,7 +17,7 @@ from hypotest import accounts, control, log
 from hypotest.accounts import ACCEPTED
 from hypotest.accounts import DELIVERED as DELIVERED_SLOT
 from hypotest.config import Config
-from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError
+from hypotest.errors import PayloadRejected, PayloadTooLarge, ServerAway, TransportError
 from hypotest.events import Encoder
 from hypotest.leadership import Leadership
 from hypotest.post import Post
@@ -314,6 +314,20 @@ def test_a_poll_that_is_answered_ends_no_wait_of_the_sender_alone(home: Namespac
     assert poller is not sending
     leadership.end()
     leadership.dismiss()
+
+
+@pytest.mark.parametrize("status", [429, 503, None])
+def test_after_an_outage_a_batch_is_whole(home: Namespace, host: Picky, status: int | None) -> None:
+    """A server that is away, or asks for peace, would only get more requests from smaller ones."""
+    append(home, *range(MAX_EVENTS))
+    sending = sender(home, host.url if status else "http://127.0.0.1:9")
+    host.answer = lambda exchange: exchange.reply(status or 200)
+    for _ in range(3):
+        with pytest.raises(ServerAway):
+            sending.drain_once()
+    host.answer = host.judge
+    sending._transport = HttpTransport(Config(token="token", server_url=host.url))
+    assert sending.drain_once() == MAX_EVENTS
 
 
 def test_the_key_follows_from_the_ids(home: Namespace, host: Picky) -> None:

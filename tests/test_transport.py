@@ -14,7 +14,7 @@ import pytest
 
 from hypotest import transport
 from hypotest.config import Config
-from hypotest.errors import PayloadRejected, PayloadTooLarge, TransportError, Unauthorized
+from hypotest.errors import PayloadRejected, PayloadTooLarge, ServerAway, TransportError, Unauthorized
 from hypotest.transport import HttpTransport
 from tests.http_host import TOKEN, Exchange, HttpHost, fails
 from tests.namespace import run_python
@@ -114,9 +114,9 @@ def test_a_path_before_ours(host: HttpHost) -> None:
         (413, PayloadTooLarge),
         (415, TransportError),
         (422, PayloadRejected),
-        (429, TransportError),
+        (429, ServerAway),
         (500, TransportError),
-        (503, TransportError),
+        (503, ServerAway),
     ],
 )
 def test_statuses(host: HttpHost, client: HttpTransport, status: int, kind: type[TransportError]) -> None:

@@ -58,6 +58,13 @@ FAULTS: list[Fault] = [
         removals=(Removal("hypotest/sender.py", "_MOST_HALVINGS = 9", "_MOST_HALVINGS = 0"),),
     ),
     Fault(
+        fault="The server comes back after an outage, or had asked for peace by 429",
+        happens="It gets whole batches: no more requests than there need be",
+        test="tests/test_sender.py::test_after_an_outage_a_batch_is_whole",
+        figure="3 kinds of outage: 1 request for 1,000 events",
+        removals=(Removal("hypotest/sender.py", "if not isinstance(error, ServerAway):", "if True:"),),
+    ),
+    Fault(
         fault="The server serves settings and takes no events",
         happens="The sender keeps to its pauses; only the first poll that is answered after an outage wakes it",
         test="tests/test_sender.py::test_a_poll_that_is_answered_ends_no_wait_of_the_sender_alone",
@@ -148,7 +155,7 @@ FAULTS: list[Fault] = [
         removals=(
             Removal(
                 "hypotest/transport.py",
-                "    raise TransportError(message, retry_after)\n\n\ndef _retry_after",
+                "    raise (ServerAway if away else TransportError)(message, retry_after)\n\n\ndef _retry_after",
                 "\n\ndef _retry_after",
             ),
         ),
