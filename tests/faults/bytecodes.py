@@ -12,6 +12,7 @@ Of a call that is interrupted the event may be there, once, or not. Each call th
 from __future__ import annotations
 
 import ctypes
+import dis
 import faulthandler
 import gc
 import json
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     Act = Callable[[FrameType], None]
 
 PATIENCE = 20.0
+_CLEANUP_THROW = dis.opmap.get("CLEANUP_THROW", -1)
 _PACKAGE = os.path.dirname(hypotest.__file__) + os.sep
 
 
@@ -114,6 +116,9 @@ class Bytecodes:
         self.count += 1
         if self.count == self.at:
             code = frame.f_code
+            if code.co_code[frame.f_lasti] == _CLEANUP_THROW:  # likewise: where one ends that was in a `yield from`
+                self.count -= 1
+                return
             self.function = code.co_name
             self.where = f"{os.path.basename(code.co_filename)}:{frame.f_lineno} {code.co_name}+{frame.f_lasti}"
             self.dying = _is_dying(frame)

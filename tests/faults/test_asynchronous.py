@@ -256,10 +256,11 @@ def test_ten_thousand_exceptions_leave_nothing_open(server: ServerProcess, tmp_p
     rows = sweep(
         server,
         tmp_path / "state",
-        "[interrupted('kpi_event', 'steady', 'SoftTimeLimitExceeded') for _ in range(38)]",
+        "[interrupted('kpi_event', 'steady', 'SoftTimeLimitExceeded') for _ in range(48)]",
         first="assert hypotest.wait_until_ready(10)\nhypotest.kpi_event('x', user_id='u')\nbefore = descriptors()",
         last="until(lambda: descriptors() <= before + 8, 'descriptors are closed')\n"
         "assert len(runtime.current().spool.segments) <= 4, runtime.current().spool.segments",
+        deadline=240,
     )
     assert sum(row.tried for row in rows) >= 10_000
 
