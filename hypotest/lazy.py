@@ -33,9 +33,11 @@ def load(name: str) -> ModuleType:
 
 def load_aside(name: str) -> ModuleType:
     """The same in a thread of ours. It does not wait for ever: an interrupt of a fork may have left the lock taken."""
+    if name in _loaded:
+        return _loaded[name]
     taken = importing.acquire(timeout=_PATIENCE)
     try:
-        return _import(name)
+        return _loaded.setdefault(name, _import(name))
     finally:
         if taken:
             importing.release()
